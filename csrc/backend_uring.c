@@ -1,0 +1,339 @@
+/* backend_uring.c: io_uring by raw system calls.
+ *
+ * How io_uring fits together, as far as this file needs it. A ring is two arrays in memory shared with the kernel:
+ *
+ *   - the submission queue: entries (SQEs) that we fill, and a tail that we move on; the kernel reads them and moves the
+ *     head on during io_uring_enter(2) ........................ new_entry, uring_submit
+ *   - the completion queue: entries (CQEs) that the kernel fills, and a tail that it moves on, at any time; we read them and
+ *     move the head on ........................................ uring_reap
+ *
+ * io_uring_enter hands over SQEs, sleeps until there are CQEs, or both (uring_sleep). A CQE carries the `user_data` of its SQE
+ * and one signed number: bytes, or -errno. Each SQE gives exactly one CQE, in any order.
+ *
+ * The barriers, of which there are four, two for each array, and each is half of a pair whose other half is in the
+ * kernel (io_uring/io_uring.c):
+ *
+ *   - we publish SQEs by a store-release of the tail: the entries' contents are visible before the tail says so;
+ *   - we read the SQ head by a load-acquire before we re-use an entry: the kernel has done with it;
+ *   - we read the CQ tail by a load-acquire before the CQEs: their contents are there;
+ *   - we give CQEs back by a store-release of the head: we have read them before the kernel may overwrite them.
+ *
+ * Which ring: the plain kind. SINGLE_ISSUER and DEFER_TASKRUN are cheaper by a little, but tie submission and waiting
+ * to one thread (EEXIST for all others), and completions then wait for that thread: neither "submit anywhere"
+ * nor "goes on by itself" would hold. In the plain kind the kernel interrupts the submitting thread for a moment to post a
+ * CQE, and if that thread has exited, posts it itself.
+ *
+ * Lifetimes: the kernel reads SQE and segment array during submission (IORING_FEAT_SUBMIT_STABLE), the data until the
+ * CQE. The request owns the first two until its CQE as well, which is simpler to reason about.
+ *
+ * The structures are spelled out here, and checked against the kernel's ABI below, because the headers of the systems
+ * that wheels are built on are older than io_uring.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* ---- the kernel's ABI (include/uapi/linux/io_uring.h) --------------------------------------------------- */
+
+enum { NR_IO_URING_SETUP = 425, NR_IO_URING_ENTER = 426 }; /* the same on every architecture */
+
+struct submission_entry {
+    uint8_t opcode, flags;
+    uint16_t ioprio;
+    int32_t fd;
+    uint64_t offset;
+    uint64_t address; /* of the data, or of the segment array */
+    uint32_t length;  /* bytes, or segments */
+    uint32_t operation_flags;
+    uint64_t user_data;
+    uint64_t unused[3];
+};
+
+struct completion_entry {
+    uint64_t user_data;
+    int32_t result;
+    uint32_t flags;
+};
+
+struct submission_offsets { uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, reserved; uint64_t address; };
+struct completion_offsets { uint32_t head, tail, ring_mask, ring_entries, overflow, entries, flags, reserved; uint64_t address; };
+
+struct ring_parameters {
+    uint32_t submission_entries, completion_entries, flags, thread_cpu, thread_idle, features, workers_fd, reserved[3];
+    struct submission_offsets submission;
+    struct completion_offsets completion;
+};
+
+struct wait_time { int64_t seconds, nanoseconds; };
+struct wait_argument { uint64_t signal_mask; uint32_t signal_mask_bytes, minimum_wait_us; uint64_t time; };
+
+_Static_assert(sizeof(struct submission_entry) == 64, "struct io_uring_sqe");
+_Static_assert(offsetof(struct submission_entry, user_data) == 32, "struct io_uring_sqe");
+_Static_assert(sizeof(struct completion_entry) == 16, "struct io_uring_cqe");
+_Static_assert(sizeof(struct ring_parameters) == 120, "struct io_uring_params");
+_Static_assert(sizeof(struct wait_argument) == 24, "struct io_uring_getevents_arg");
+
+enum { OP_NOP = 0, OP_READV = 1, OP_WRITEV = 2, OP_SYNC_FILE_RANGE = 8, OP_ASYNC_CANCEL = 14, OP_READ = 22, OP_WRITE = 23 };
+enum { MAP_AT_RINGS = 0, MAP_AT_ENTRIES = 0x10000000 };
+enum { ENTER_GETEVENTS = 1 << 0, ENTER_EXT_ARG = 1 << 3 };
+
+/* What we build on, all there since Linux 5.11: one mapping for both rings, no completion is ever dropped, the kernel
+ * does not look at our structures after submission, and io_uring_enter takes a time-out. */
+enum { FEATURES_NEEDED = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 };
+
+enum { FLAG_RWF_DSYNC = 2 };        /* <linux/fs.h> */
+enum { FLAG_SYNC_RANGE_ALL = 1 | 2 | 4 }; /* wait before, write, wait after (<linux/fs.h>) */
+
+/* ---- the ring ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int fd;
+    void *rings;
+    size_t rings_bytes;
+    struct submission_entry *entries;
+    size_t entries_bytes;
+    uint32_t entry_count, entry_mask, completion_mask;
+    uint32_t *submission_head, *submission_tail, *completion_head, *completion_tail;
+    struct completion_entry *completions;
+    uint32_t tail; /* ours; published at submission */
+} ring;
+
+/* `user_data` is the request's index and the low bits of its sequence number: a completion that fits no present start is not
+ * taken for another one's. Cancellations carry an index that no request has. */
+enum { INDEX_BITS = 20 };
+static const uint64_t NO_REQUEST = ((uint64_t)1 << INDEX_BITS) - 1;
+
+static uint64_t tag_of(const gio_queue *queue, const gio_request *request)
+{
+    return request->sequence << INDEX_BITS | (uint64_t)(request - queue->requests);
+}
+
+static int enter(const ring *ring, uint32_t submit, uint32_t minimum, uint32_t flags, const void *argument, size_t bytes)
+{
+    long result = syscall(NR_IO_URING_ENTER, ring->fd, submit, minimum, flags, argument, bytes);
+    return result < 0 ? -errno : (int)result;
+}
+
+static uint32_t unsubmitted(const ring *ring)
+{
+    return ring->tail - __atomic_load_n(ring->submission_head, __ATOMIC_ACQUIRE);
+}
+
+/* A transient refusal (EAGAIN: no memory for a request; EBUSY: completions have to be fetched first; EINTR) leaves the
+ * entries where they are, for the next call: every look after the queue ends with one. Other refusals of a single
+ * entry arrive as its completion. */
+static void uring_submit(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    uint32_t count = unsubmitted(ring);
+    if (count == 0)
+        return;
+    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
+    queue->stats.submits++;
+    enter(ring, count, 0, 0, NULL, 0);
+}
+
+static struct submission_entry *new_entry(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    if (unsubmitted(ring) == ring->entry_count)
+        uring_submit(queue);
+    if (unsubmitted(ring) == ring->entry_count)
+        return NULL;
+    struct submission_entry *entry = &ring->entries[ring->tail++ & ring->entry_mask];
+    memset(entry, 0, sizeof *entry);
+    return entry;
+}
+
+static void uring_start(gio_queue *queue, gio_request *request)
+{
+    struct submission_entry *entry = new_entry(queue);
+    gio_segment *segments = &request->segments[request->segment_first];
+    uint64_t count = request->segment_count - request->segment_first;
+    int writes = request->operation->direction == GIO_WRITE;
+
+    if (entry == NULL) { /* settle() tries again */
+        gio_request_returned(queue, request, -EAGAIN);
+        return;
+    }
+    entry->fd = (int32_t)gio_request_handle(request);
+    entry->offset = request->piece.file_offset + request->from;
+    entry->user_data = tag_of(queue, request);
+    if (request->verb == GIO_WRITE_BACK) {
+        entry->opcode = OP_SYNC_FILE_RANGE;
+        entry->offset = request->piece.file_offset;
+        entry->length = (uint32_t)request->piece.file_length;
+        entry->operation_flags = FLAG_SYNC_RANGE_ALL;
+        return;
+    }
+    if (count == 1) {
+        entry->opcode = writes ? OP_WRITE : OP_READ;
+        entry->address = segments->address;
+        entry->length = (uint32_t)segments->length;
+    } else {
+        entry->opcode = writes ? OP_WRITEV : OP_READV;
+        entry->address = (uint64_t)(uintptr_t)segments;
+        entry->length = (uint32_t)count;
+    }
+    if (writes && request->operation->file->durable)
+        entry->operation_flags = FLAG_RWF_DSYNC;
+}
+
+static void uring_reap(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    uint32_t head = *ring->completion_head; /* only we move it, under the queue's lock */
+    uint32_t tail = __atomic_load_n(ring->completion_tail, __ATOMIC_ACQUIRE);
+
+    if (head == tail)
+        return;
+    for (; head != tail; head++) {
+        const struct completion_entry *entry = &ring->completions[head & ring->completion_mask];
+        uint64_t index = entry->user_data & NO_REQUEST;
+        gio_request *request = index < queue->depth ? &queue->requests[index] : NULL;
+        if (request && request->operation && tag_of(queue, request) == entry->user_data)
+            gio_request_returned(queue, request, entry->result);
+    }
+    __atomic_store_n(ring->completion_head, head, __ATOMIC_RELEASE);
+}
+
+static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
+{
+    ring *ring = queue->backend_state;
+    struct wait_time time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    struct wait_argument argument = {0, 8, 0, timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&time};
+    int result = enter(ring, 0, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+
+    if (result == -EINTR)
+        return GIO_E_INTERRUPTED;
+    if (result == -ETIME)
+        return GIO_E_TIMEOUT;
+    return result < 0 && result != -EAGAIN && result != -EBUSY ? -result : 0;
+}
+
+/* Asks the kernel to drop a request. What it answers is of no interest: the request's own completion tells. */
+static void uring_cancel(gio_queue *queue, gio_request *request)
+{
+    struct submission_entry *entry = new_entry(queue);
+    if (entry == NULL)
+        return;
+    entry->opcode = OP_ASYNC_CANCEL;
+    entry->fd = -1;
+    entry->address = tag_of(queue, request);
+    entry->user_data = NO_REQUEST;
+}
+
+static int64_t uring_poll_handle(gio_queue *queue)
+{
+    return ((ring *)queue->backend_state)->fd;
+}
+
+/* ---- opening and closing -------------------------------------------------------------------------------- */
+
+static void release(ring *ring)
+{
+    if (ring->entries != MAP_FAILED)
+        munmap(ring->entries, ring->entries_bytes);
+    if (ring->rings != MAP_FAILED)
+        munmap(ring->rings, ring->rings_bytes);
+    if (ring->fd >= 0)
+        close(ring->fd);
+    free(ring);
+}
+
+static int32_t map_ring(ring *ring, const struct ring_parameters *parameters)
+{
+    const struct submission_offsets *submission = &parameters->submission;
+    const struct completion_offsets *completion = &parameters->completion;
+    size_t submission_bytes = submission->array + parameters->submission_entries * sizeof(uint32_t);
+    size_t completion_bytes = completion->entries + parameters->completion_entries * sizeof(struct completion_entry);
+
+    ring->rings_bytes = gio_max(submission_bytes, completion_bytes);
+    ring->rings = mmap(NULL, ring->rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, MAP_AT_RINGS);
+    if (ring->rings == MAP_FAILED)
+        return errno;
+    ring->entries_bytes = parameters->submission_entries * sizeof(struct submission_entry);
+    ring->entries = mmap(NULL, ring->entries_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, MAP_AT_ENTRIES);
+    if (ring->entries == MAP_FAILED)
+        return errno;
+
+    char *base = ring->rings;
+    ring->entry_count = parameters->submission_entries;
+    ring->entry_mask = *(uint32_t *)(base + submission->ring_mask);
+    ring->completion_mask = *(uint32_t *)(base + completion->ring_mask);
+    ring->submission_head = (uint32_t *)(base + submission->head);
+    ring->submission_tail = (uint32_t *)(base + submission->tail);
+    ring->completion_head = (uint32_t *)(base + completion->head);
+    ring->completion_tail = (uint32_t *)(base + completion->tail);
+    ring->completions = (struct completion_entry *)(base + completion->entries);
+    /* The kernel finds entry i of the queue through array[i]. We use the entries in turn: it never changes. */
+    uint32_t *array = (uint32_t *)(base + submission->array);
+    for (uint32_t i = 0; i < ring->entry_count; i++)
+        array[i] = i;
+    return 0;
+}
+
+/* A sandbox may allow the set-up and forbid the rest: send one entry through and wait for it. */
+static int32_t try_nop(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    struct submission_entry *entry = new_entry(queue);
+    entry->opcode = OP_NOP;
+    entry->user_data = NO_REQUEST;
+    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
+    int result;
+    do
+        result = enter(ring, unsubmitted(ring), 1, ENTER_GETEVENTS, NULL, 0);
+    while (result == -EINTR);
+    if (result < 0)
+        return -result;
+    uring_reap(queue);
+    return 0;
+}
+
+static int32_t uring_open(gio_queue *queue)
+{
+    struct ring_parameters parameters;
+    int32_t code;
+    ring *ring = calloc(1, sizeof *ring);
+
+    if (ring == NULL)
+        return ENOMEM;
+    ring->rings = ring->entries = MAP_FAILED;
+    memset(&parameters, 0, sizeof parameters);
+    ring->fd = (int)syscall(NR_IO_URING_SETUP, queue->depth, &parameters);
+    if (ring->fd < 0)
+        code = errno;
+    else if ((parameters.features & FEATURES_NEEDED) != FEATURES_NEEDED)
+        code = GIO_E_TOO_OLD;
+    else
+        code = map_ring(ring, &parameters);
+    queue->backend_state = ring;
+    if (code == 0)
+        code = try_nop(queue);
+    if (code)
+        release(ring);
+    return code;
+}
+
+static void uring_close(gio_queue *queue)
+{
+    release(queue->backend_state);
+}
+
+const gio_backend gio_backend_uring = {
+    .name = "uring",
+    .open = uring_open,
+    .close = uring_close,
+    .start = uring_start,
+    .submit = uring_submit,
+    .reap = uring_reap,
+    .cancel = uring_cancel,
+    .sleep = uring_sleep,
+    .poll_handle = uring_poll_handle,
+};

@@ -1,0 +1,105 @@
+/* file.c: files as a queue knows them: limits from the facts of the opened file, waiting for what is in flight, and the
+ * end of a file whose space was reserved. The same on every system; the system's part is in os_*.c. */
+#include "internal.h"
+
+#include <stdlib.h>
+
+int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
+                      int32_t durable, gio_file **out, gio_file_facts *facts)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_file *file = calloc(1, sizeof *file);
+    if (file == NULL)
+        return gio_code_no_memory();
+    file->queue = queue;
+    file->durable = durable;
+    code = gio_os_file_open(file, path, access, create, direct, durable, facts);
+    if (code) {
+        free(file);
+        return code;
+    }
+    uint64_t block = facts->direct ? facts->offset_alignment : 1;
+    file->limits.offset_alignment = block;
+    file->limits.memory_alignment = facts->direct ? facts->memory_alignment : 1;
+    file->limits.ragged_bytes = gio_round_up(queue->system.page_size, block);
+    file->limits.request_bytes = gio_max(gio_round_down(queue->request_bytes, block), block);
+    file->limits.stage_bytes = gio_max(gio_round_down(queue->stage_bytes, block), block);
+    file->limits.max_segments = queue->system.max_segments;
+    code = gio_os_file_size(file, &file->written_end);
+    if (code) {
+        gio_os_file_close(file);
+        free(file);
+        return code;
+    }
+    *out = file;
+    return 0;
+}
+
+int32_t gio_file_size(gio_file *file, uint64_t *size)
+{
+    int32_t code = gio_queue_usable(file->queue);
+    return code ? code : gio_os_file_size(file, size);
+}
+
+int32_t gio_file_resize(gio_file *file, uint64_t size)
+{
+    int32_t code = gio_queue_usable(file->queue);
+    if (code == 0)
+        code = gio_os_file_resize(file, size);
+    if (code == 0) {
+        gio_mutex_lock(&file->queue->mutex);
+        file->written_end = size;
+        gio_mutex_unlock(&file->queue->mutex);
+    }
+    return code;
+}
+
+int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
+{
+    uint64_t before;
+    int32_t code = gio_queue_usable(file->queue);
+
+    *reserved = 0;
+    if (code == 0)
+        code = gio_os_file_size(file, &before);
+    if (code || size <= before)
+        return code;
+    code = gio_os_file_reserve(file, size, reserved);
+    if (code == 0) {
+        gio_mutex_lock(&file->queue->mutex);
+        if (!file->reserved) /* until now the file's length told what was written */
+            file->written_end = gio_max(file->written_end, before);
+        file->reserved = 1;
+        gio_mutex_unlock(&file->queue->mutex);
+    }
+    return code;
+}
+
+int32_t gio_file_trim(gio_file *file)
+{
+    uint64_t size;
+    int32_t code = gio_queue_usable(file->queue);
+    if (code || !file->reserved)
+        return code;
+    code = gio_os_file_size(file, &size);
+    if (code == 0 && size > file->written_end)
+        code = gio_os_file_resize(file, file->written_end);
+    if (code == 0)
+        file->reserved = 0;
+    return code;
+}
+
+int32_t gio_file_flush(gio_file *file)
+{
+    int32_t code = gio_queue_usable(file->queue);
+    return code ? code : gio_os_file_flush(file);
+}
+
+int32_t gio_file_close(gio_file *file)
+{
+    gio_os_file_close(file);
+    free(file);
+    return 0;
+}

@@ -1,0 +1,204 @@
+/* gatherio.h: the contract between the C core and whoever calls it (the Python package, the C tests).
+ *
+ * True for every function here:
+ *   - It returns 0, or a code: the operating system's own error number (errno, GetLastError), or one of GIO_E_*,
+ *     which start at bit 29, where neither system has numbers of its own. gio_submit alone returns a ticket,
+ *     and a negative code. Codes are taken in the line after the call that failed; errno is never read again.
+ *   - It knows nothing of Python and may be called from any thread, with or without the GIL. Unless its text says
+ *     "waits", it does not wait for a transfer.
+ *   - Sizes, offsets and counts are 64 bits and in bytes unless the name says otherwise; times are nanoseconds
+ *     (`_ns`), and a negative time means for ever.
+ *   - Memory named by a segment belongs to the kernel from gio_submit until the operation's outcome has been
+ *     told. Nothing the caller does (cancel, time out, close) shortens that.
+ *   - After fork(), everything that the parent opened answers GIO_E_FORKED in the child and touches nothing.
+ *
+ * Between the two cdef marks stands what Python sees: fixed-width integers and opaque pointers only, so that the
+ * generated module is the same on every system.
+ */
+#ifndef GATHERIO_H
+#define GATHERIO_H
+
+#include <stdint.h>
+
+/* cdef begin */
+enum {
+    GIO_E_TIMEOUT = 0x20000001,     /* the time is up; nothing else has changed */
+    GIO_E_INTERRUPTED = 0x20000002, /* a signal arrived: let Python look at it, then wait again */
+    GIO_E_CLOSED = 0x20000003,      /* the queue is closed, or closing */
+    GIO_E_FORKED = 0x20000004,      /* opened by the parent process */
+    GIO_E_GONE = 0x20000005,        /* this ticket's outcome has been told and released */
+    GIO_E_CANCELLED = 0x20000006,   /* the operation ended without having moved everything, as asked */
+    GIO_E_NO_PROGRESS = 0x20000007, /* the system keeps accepting the request and moving nothing */
+    GIO_E_ALIGNMENT = 0x20000008,   /* cannot be done without staging, and staging was not allowed */
+    GIO_E_UNTOLD = 0x20000009,      /* this file system does not tell whether it has direct I/O, and has none */
+    GIO_E_NOT_ASKED = 0x2000000a,   /* buffered because the caller asked for that */
+    GIO_E_TOO_OLD = 0x2000000b      /* the kernel's io_uring lacks a feature that this library builds on */
+};
+
+enum { GIO_READ = 0, GIO_WRITE = 1 };
+
+/* What may be staged (copied through a page-aligned buffer): nothing, what alignment forbids otherwise, all. */
+enum { GIO_STAGE_NOTHING = 0, GIO_STAGE_RAGGED = 1, GIO_STAGE_ALL = 2 };
+
+/* How one piece of an operation travels: from where it stands, through a staging buffer, or as a ragged end
+ * through the page cache. */
+enum { GIO_IN_PLACE = 0, GIO_STAGED = 1, GIO_RAGGED = 2 };
+
+enum { GIO_OPEN_EXISTING = 0, GIO_OPEN_TRUNCATE = 1, GIO_OPEN_NEW = 2 };
+enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2 };
+enum { GIO_DIRECT_AUTO = -1, GIO_DIRECT_NO = 0, GIO_DIRECT_YES = 1 };
+enum { GIO_HUGE_AUTO = -1, GIO_HUGE_NO = 0, GIO_HUGE_YES = 1 };
+
+/* Rare events made on demand, for tests: the next requests are reported as shorter, as failed, or only once
+ * they are released. */
+enum { GIO_FAULT_NONE = 0, GIO_FAULT_SHORT = 1, GIO_FAULT_FAIL = 2, GIO_FAULT_HOLD = 3 };
+
+typedef struct gio_queue gio_queue;
+typedef struct gio_file gio_file;
+typedef struct gio_event gio_event;
+
+typedef struct {
+    uint64_t page_size;
+    uint64_t allocation_granularity; /* where an address range can start */
+    uint64_t huge_page_size;         /* 0: none */
+    uint64_t max_segments;           /* in one request */
+    uint64_t max_request_bytes;      /* in one request */
+} gio_system_facts;
+
+typedef struct {
+    uint64_t offset_alignment; /* of direct transfers; 0 when the file system has none */
+    uint64_t memory_alignment;
+    uint64_t file_system;      /* the magic number of statfs(2) */
+    int64_t handle;            /* the descriptor that transfers go through */
+    int32_t direct;            /* 1: transfers bypass the page cache */
+    int32_t direct_code;       /* else why not */
+    int32_t alignment_told;    /* 1: the alignments come from the kernel, 0: assumed */
+    int32_t reserved;
+} gio_file_facts;
+
+typedef struct {
+    uint64_t address;
+    uint64_t length;
+} gio_segment; /* a row of a C-contiguous uint64 array of shape (n, 2) */
+
+typedef struct {
+    uint64_t key; /* the submitter's own */
+    uint64_t ticket;
+    uint64_t transferred; /* bytes; of a failed operation 0 */
+    uint64_t in_place;    /* bytes from the start that are known to have been moved, whatever the code */
+    int32_t code;
+    int32_t reserved;
+} gio_outcome;
+
+typedef struct {
+    uint64_t offset_alignment; /* 1: buffered, everything goes */
+    uint64_t memory_alignment;
+    uint64_t ragged_bytes;     /* ragged ends reach to a multiple of this */
+    uint64_t request_bytes;
+    uint64_t stage_bytes;      /* the size of a staging buffer */
+    uint64_t max_segments;
+} gio_limits;
+
+typedef struct {
+    uint64_t begin; /* the bytes of the operation that this piece moves: [begin, end) */
+    uint64_t end;
+    uint64_t file_offset; /* the bytes of the file it touches; more than end - begin where a read is rounded out */
+    uint64_t file_length;
+    uint64_t segment_count; /* after joining neighbours in memory */
+    int32_t route;          /* GIO_IN_PLACE, GIO_STAGED, GIO_RAGGED */
+    int32_t code;           /* GIO_E_ALIGNMENT when there is no way */
+} gio_piece;
+
+typedef struct {
+    uint64_t operations; /* submitted */
+    uint64_t finished;   /* operations whose outcome is known */
+    uint64_t reads;      /* requests by the call that carried them */
+    uint64_t writes;
+    uint64_t readvs;
+    uint64_t writevs;
+    uint64_t staged;     /* of these: through a staging buffer */
+    uint64_t ragged;     /* of these: through the page cache */
+    uint64_t resumed;    /* started again after a short transfer */
+    uint64_t retried;    /* started again after EINTR, EAGAIN or an unasked cancellation */
+    uint64_t submits;    /* system calls that handed requests over */
+    uint64_t sleeps;     /* waits in the kernel for a completion */
+    uint64_t pumped;     /* of these: by the queue's own thread */
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+} gio_queue_stats;
+
+/* The system. */
+void gio_system(gio_system_facts *facts);
+
+/* Pages. `nbytes` is rounded up to whole pages; the memory is zero, private, and starts on a huge page when it
+ * may use them. GIO_HUGE_YES means reserved huge pages (MAP_HUGETLB) or an error. */
+int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
+int32_t gio_pages_prefault(void *address, uint64_t nbytes);
+void gio_pages_free(void *address, uint64_t allocated);
+
+/* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close waits for what is in flight; it
+ * may be called again after TIMEOUT or INTERRUPTED. The structure lives until gio_queue_free. */
+const char *gio_backend_name(uint32_t index);
+int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
+int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
+void gio_queue_free(gio_queue *queue);
+/* Tells the outcomes of up to `max` finished operations, first finished first. Does not wait. They stay finished,
+ * and are told again, until they are released: an exception that strikes the caller between two steps loses
+ * nothing. `listener`, or NULL, is not set for what this very call tells. */
+int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *outcomes, uint32_t max,
+                          uint32_t *count);
+int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count);
+/* Waits until there is one to collect. */
+int32_t gio_queue_wait(gio_queue *queue, int64_t timeout_ns);
+/* A descriptor that polls readable while completions stand unread in the ring; -1 where there is none. */
+int64_t gio_queue_poll_handle(gio_queue *queue);
+/* From now on (no longer) set `event` whenever an operation finishes. `attended` says that the listener itself
+ * also watches the poll handle, so that the queue's own thread need not wake up for its sake. */
+int32_t gio_queue_listen(gio_queue *queue, gio_event *event, int32_t attended);
+int32_t gio_queue_unlisten(gio_queue *queue, gio_event *event);
+void gio_queue_read_stats(gio_queue *queue, gio_queue_stats *stats);
+/* From the `after`-th next request on, `count` requests meet the fault. GIO_FAULT_NONE ends it and releases
+ * those held. */
+int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_t count, uint64_t value);
+
+/* Operations. Memory and segments must stay as they are until the outcome has been told. */
+int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
+                   uint64_t offset, int32_t staging, uint64_t key);
+int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
+                       uint64_t key);
+/* Waits for one operation and tells its outcome, which stays until it is released. */
+int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns, gio_outcome *outcome);
+/* Waits until any of the tickets is finished or GONE; `*index` says which. */
+int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64_t count, int64_t timeout_ns,
+                               uint64_t *index);
+/* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has finished. */
+int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
+
+/* Files. `path` is NUL-terminated in the system's own encoding (bytes on Linux). */
+int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
+                      int32_t durable, gio_file **file, gio_file_facts *facts);
+int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */
+int32_t gio_file_size(gio_file *file, uint64_t *size);
+int32_t gio_file_resize(gio_file *file, uint64_t size);
+/* Makes the file at least `size` long with its space reserved, or fails having changed nothing. `*reserved` is 0
+ * where the file system cannot reserve. */
+int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
+/* Cuts what was reserved and never written. */
+int32_t gio_file_trim(gio_file *file);
+int32_t gio_file_flush(gio_file *file);
+int32_t gio_file_close(gio_file *file); /* frees it; nothing may be in flight */
+
+/* Events: a flag that other threads set and a poll loop can watch. */
+int32_t gio_event_create(gio_event **event);
+int64_t gio_event_handle(gio_event *event);
+void gio_event_set(gio_event *event);
+void gio_event_clear(gio_event *event);
+int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */
+void gio_event_free(gio_event *event);
+
+/* The plan alone, for tests: the pieces that an operation is cut into. */
+int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count, uint64_t offset, int32_t staging,
+                 const gio_limits *limits, gio_piece *pieces, uint64_t max, uint64_t *planned);
+/* cdef end */
+
+#endif

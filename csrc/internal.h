@@ -1,0 +1,246 @@
+/* internal.h: what the files of the core share among themselves. Reading order: README.md. */
+#ifndef GATHERIO_INTERNAL_H
+#define GATHERIO_INTERNAL_H
+
+#include <stddef.h>
+
+#include "gatherio.h"
+
+/* ---- the operating system: the same symbols in os_linux.c and os_windows.c ------------------------------- */
+
+/* Storage for the system's own types; each os_*.c asserts that it is large enough. */
+typedef struct { uint64_t storage[8]; } gio_mutex;
+typedef struct { uint64_t storage[8]; } gio_condition;
+typedef struct { uint64_t storage[2]; } gio_thread;
+
+void gio_mutex_init(gio_mutex *mutex);
+void gio_mutex_destroy(gio_mutex *mutex);
+void gio_mutex_lock(gio_mutex *mutex);
+void gio_mutex_unlock(gio_mutex *mutex);
+void gio_condition_init(gio_condition *condition);
+void gio_condition_destroy(gio_condition *condition);
+void gio_condition_wait(gio_condition *condition, gio_mutex *mutex, int64_t deadline_ns);
+void gio_condition_wake_one(gio_condition *condition);
+void gio_condition_wake_all(gio_condition *condition);
+int32_t gio_thread_start(gio_thread *thread, void *(*body)(void *), void *argument); /* all signals blocked */
+void gio_thread_join(gio_thread *thread);
+int64_t gio_now_ns(void);                         /* monotonic */
+int64_t gio_deadline_ns(int64_t timeout_ns);      /* negative: never */
+uint64_t gio_fork_count(void);                    /* how many forks lie between this process and its ancestor */
+
+/* Codes that shared code must tell apart. */
+int gio_code_is_transient(int32_t code);          /* the same request may simply be started again */
+int gio_code_is_cancelled(int32_t code);          /* the kernel dropped the request without finishing it */
+int32_t gio_code_no_memory(void);
+int32_t gio_code_invalid(void);
+int32_t gio_code_cancelled(void);
+
+/* ---- one operation ------------------------------------------------------------------------------------- */
+
+/* Where in its segments an operation stands. */
+typedef struct {
+    uint64_t index;  /* segment */
+    uint64_t within; /* bytes of it that are behind us */
+} gio_cursor;
+
+typedef enum {
+    GIO_FREE,     /* not in use */
+    GIO_WAITING,  /* on the backlog: some of its bytes belong to no request yet */
+    GIO_COVERED,  /* every byte belongs to a request, or no further request will be made (failed, cancelled) */
+    GIO_FINISHED, /* its outcome is known, and kept until it is released */
+} gio_state;
+
+typedef struct gio_operation {
+    struct gio_operation *next, *previous; /* in the list that its state says: backlog or finished */
+    gio_file *file;
+    uint64_t key;    /* the submitter's own name for it */
+    uint64_t ticket; /* generation << GIO_INDEX_BITS | index; a generation is never used twice */
+    gio_state state;
+    int32_t direction;
+    int32_t staging;
+    int32_t code;
+    const gio_segment *segments;
+    uint64_t segment_count;
+    gio_segment only; /* the segment array of an operation on one array */
+    uint64_t offset;
+    uint64_t length;
+    uint64_t planned;   /* bytes from the start that belong to a request */
+    uint64_t intact;    /* bytes from the start below every failure and below the end of the file */
+    gio_cursor cursor;  /* at `planned` */
+    uint32_t requests;  /* in flight */
+    uint8_t cancelling;
+} gio_operation;
+
+enum { GIO_INDEX_BITS = 24, GIO_OPERATIONS_PER_BLOCK = 64 };
+
+/* One request: what one system call, submission entry or OVERLAPPED carries. It owns everything that the kernel
+ * reads until the result is in. */
+typedef enum {
+    GIO_TRANSFER,   /* a read or a write */
+    GIO_WRITE_BACK, /* of a ragged end: its page is on its way from the page cache to the disk */
+} gio_verb;
+
+typedef struct gio_request {
+    struct gio_request *next; /* in the list that it is on: free, returned, held, a backend's own */
+    gio_operation *operation; /* NULL: free */
+    uint64_t sequence;        /* of the start, so that a stray completion is recognised */
+    gio_verb verb;
+    int32_t backend_flag;     /* the backend's own: is it with the kernel? */
+    gio_piece piece;
+    gio_cursor cursor;        /* at piece.begin */
+    gio_segment *segments;    /* &single, or `many` */
+    gio_segment single;
+    gio_segment *many;        /* max_segments of them, made when first needed and kept */
+    uint64_t segment_first;   /* those before it have been moved */
+    uint64_t segment_count;
+    uint64_t from;            /* bytes of the piece that the present start leaves out */
+    uint64_t reached;         /* bytes of the piece known to have been moved */
+    uint32_t retries;         /* without progress */
+    void *stage;              /* the staging buffer, or NULL */
+    int64_t result;           /* of the last start: bytes, or a negative code */
+} gio_request;
+
+struct gio_file {
+    gio_queue *queue;
+    int64_t handle;          /* for transfers */
+    int64_t buffered_handle; /* for ragged ends; the same one when the file is buffered */
+    int32_t durable;
+    gio_limits limits;
+    uint64_t operations;     /* in flight */
+    uint64_t ragged;         /* requests in flight through the page cache ... */
+    uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
+    uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
+    int32_t reserved;
+};
+
+/* ---- plan.c: pure -------------------------------------------------------------------------------------- */
+
+/* The next piece of `operation`, its segments, and the cursor behind it. Touches nothing else. */
+void gio_plan_next(const gio_operation *operation, const gio_limits *limits, gio_segment *segments,
+                   gio_piece *piece, gio_cursor *after);
+void gio_copy_from_segments(const gio_operation *operation, gio_cursor cursor, void *to, uint64_t nbytes);
+void gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, const void *from, uint64_t nbytes);
+
+/* ---- a backend ----------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    int32_t (*open)(gio_queue *queue);  /* tries for real that it works here; sets queue->backend_state */
+    void (*close)(gio_queue *queue);    /* nothing is in flight; also in a forked child, where it only lets go */
+    /* The lock is held in these four. start takes over a request; its result comes by gio_request_returned, at
+     * once or later. submit hands to the kernel what was started. reap returns what has finished; it may be NULL
+     * where threads of the backend return requests by themselves. cancel may be NULL. */
+    void (*start)(gio_queue *queue, gio_request *request);
+    void (*submit)(gio_queue *queue);
+    void (*reap)(gio_queue *queue);
+    void (*cancel)(gio_queue *queue, gio_request *request);
+    /* The lock is not held. Sleeps until there is something to reap. NULL where completions come by themselves;
+     * where it is not, the queue runs a thread that steps in when nobody waits. */
+    int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
+    int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
+} gio_backend;
+
+extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_sync;
+extern const gio_backend *const gio_backends[]; /* of this system, best first, NULL at the end */
+
+/* ---- a queue -------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    gio_operation *first, *last;
+    uint64_t count;
+} gio_operation_list;
+
+typedef struct {
+    gio_event *event;
+    int32_t attended;
+} gio_listener;
+
+struct gio_queue {
+    gio_mutex mutex;       /* guards all of this, the files and the operations */
+    gio_condition changed; /* an operation finished, or the lead fell vacant */
+    gio_condition pump_wake;
+    const gio_backend *backend;
+    void *backend_state;
+    uint64_t fork_count;   /* of the process that opened it */
+    int32_t closing, closed;
+
+    uint32_t depth;
+    uint64_t request_bytes, stage_bytes, bytes_in_flight_max;
+    gio_system_facts system;
+
+    gio_request *requests;      /* `depth` of them */
+    gio_request *free_requests;
+    gio_request *returned;      /* results that operation.c has not looked at yet, first returned first */
+    gio_request **returned_end;
+    gio_request *held;          /* by a fault */
+    uint32_t requests_in_flight;
+    uint64_t bytes_in_flight;
+    uint64_t sequence;
+
+    void *stage_pages;          /* the staging buffers, made when first needed */
+    uint64_t stage_allocated;
+    void *free_stages;          /* linked through their first word */
+
+    gio_operation **operations; /* by index */
+    uint64_t operation_count;
+    uint64_t generation;
+    gio_operation_list free_operations, backlog, finished;
+    uint64_t live;              /* operations that have not finished */
+
+    uint32_t followers;         /* threads asleep on `changed` */
+    uint32_t inside;            /* threads inside a waiting function: close lets them leave first */
+    int32_t led;                /* a thread is asleep in the backend for all of us */
+    gio_listener *listeners;
+    uint32_t listener_count, unattended_count;
+    gio_event *quiet;      /* a listener that is looking at this moment */
+
+    gio_thread pump;
+    int32_t pump_started, pump_parked, pump_stop;
+    uint64_t pump_seen;         /* operations submitted when it last looked */
+
+    struct { int32_t kind; uint64_t after, count, value; } fault;
+    gio_queue_stats stats;
+};
+
+/* operation.c */
+void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result); /* lock held */
+void gio_queue_advance(gio_queue *queue);                                          /* lock held */
+void gio_list_append(gio_operation_list *list, gio_operation *operation);
+void gio_list_remove(gio_operation_list *list, gio_operation *operation);
+gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket);
+void gio_operation_tell(const gio_operation *operation, gio_outcome *outcome);
+void gio_operation_release(gio_queue *queue, gio_operation *operation);
+
+/* queue.c */
+int32_t gio_queue_usable(gio_queue *queue);      /* 0, FORKED or CLOSED; no lock needed */
+void gio_queue_operation_finished(gio_queue *queue); /* lock held: wake whom it concerns */
+void gio_queue_call_attention(gio_queue *queue); /* lock held: there may be work that nobody looks after */
+
+/* os_*.c, for files: mechanism under gio_file_* */
+int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
+                         int32_t durable, gio_file_facts *facts);
+void gio_os_file_close(gio_file *file);
+int32_t gio_os_file_size(gio_file *file, uint64_t *size);
+int32_t gio_os_file_resize(gio_file *file, uint64_t size);
+int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
+int32_t gio_os_file_flush(gio_file *file);
+void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
+/* Does one request in the calling thread. Returns bytes, or a negative code. */
+int64_t gio_os_transfer(const gio_request *request);
+
+static inline uint64_t gio_round_down(uint64_t value, uint64_t multiple) { return value - value % multiple; }
+static inline uint64_t gio_round_up(uint64_t value, uint64_t multiple)
+{
+    return gio_round_down(value + multiple - 1, multiple);
+}
+static inline uint64_t gio_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint64_t gio_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* The descriptor that a request goes to. */
+static inline int64_t gio_request_handle(const gio_request *request)
+{
+    const gio_file *file = request->operation->file;
+    return request->piece.route == GIO_RAGGED ? file->buffered_handle : file->handle;
+}
+
+#endif

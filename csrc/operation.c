@@ -1,0 +1,541 @@
+/* operation.c: the life of an operation, from gio_submit to its outcome. The same on every system.
+ *
+ *     FREE -> WAITING -> COVERED -> FINISHED -> FREE
+ *
+ * gio_submit puts an operation on the queue's backlog. gio_queue_advance, called by whoever holds the lock and has
+ * reason to think that something can move (a submitter, a waiter, the queue's own thread, a worker of the threads
+ * backend), looks at every result that came back and starts as many pieces of the backlog as there is room for,
+ * one piece of each operation in turn, so that a small read does not queue behind a large write. When every byte
+ * belongs to a request the operation is COVERED, and FINISHED with its last request.
+ *
+ * One function moves each request on: settle(). Its rule for short transfers: go back to the last whole block, try
+ * the rest from there; if that reaches no further than before, it is the end of the file for a read and an error
+ * for a write.
+ */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A request is started again this often without progress after EINTR, EAGAIN or a cancellation that nobody asked
+ * for (the kernel cancels what waits in a worker queue of a thread that exits). More than chance explains. */
+enum { RETRIES_MAX = 64 };
+
+/* ---- lists --------------------------------------------------------------------------------------------- */
+
+void gio_list_append(gio_operation_list *list, gio_operation *operation)
+{
+    operation->next = NULL;
+    operation->previous = list->last;
+    if (list->last)
+        list->last->next = operation;
+    else
+        list->first = operation;
+    list->last = operation;
+    list->count++;
+}
+
+void gio_list_remove(gio_operation_list *list, gio_operation *operation)
+{
+    if (operation->previous)
+        operation->previous->next = operation->next;
+    else
+        list->first = operation->next;
+    if (operation->next)
+        operation->next->previous = operation->previous;
+    else
+        list->last = operation->previous;
+    list->count--;
+}
+
+/* ---- operations ---------------------------------------------------------------------------------------- */
+
+/* Memory of operations is kept until the queue is freed: a stale ticket finds a newer generation, never a hole. */
+static int32_t more_operations(gio_queue *queue)
+{
+    uint64_t count = queue->operation_count + GIO_OPERATIONS_PER_BLOCK;
+    if (count >> GIO_INDEX_BITS)
+        return gio_code_no_memory();
+    gio_operation **table = realloc(queue->operations, (size_t)count * sizeof *table);
+    if (table == NULL)
+        return gio_code_no_memory();
+    queue->operations = table;
+    gio_operation *block = calloc(GIO_OPERATIONS_PER_BLOCK, sizeof *block);
+    if (block == NULL)
+        return gio_code_no_memory();
+    for (uint64_t i = 0; i < GIO_OPERATIONS_PER_BLOCK; i++) {
+        block[i].ticket = queue->operation_count + i; /* its index; generation 0 is never handed out */
+        table[queue->operation_count + i] = &block[i];
+        gio_list_append(&queue->free_operations, &block[i]);
+    }
+    queue->operation_count = count;
+    return 0;
+}
+
+gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket)
+{
+    uint64_t index = ticket & (((uint64_t)1 << GIO_INDEX_BITS) - 1);
+    gio_operation *operation = index < queue->operation_count ? queue->operations[index] : NULL;
+    return operation && operation->ticket == ticket && operation->state != GIO_FREE ? operation : NULL;
+}
+
+void gio_operation_tell(const gio_operation *operation, gio_outcome *outcome)
+{
+    outcome->key = operation->key;
+    outcome->ticket = operation->ticket;
+    outcome->code = operation->code;
+    outcome->reserved = 0;
+    outcome->in_place = operation->intact;
+    outcome->transferred = operation->code ? 0 : operation->intact;
+}
+
+void gio_operation_release(gio_queue *queue, gio_operation *operation)
+{
+    gio_list_remove(&queue->finished, operation);
+    operation->state = GIO_FREE;
+    gio_list_append(&queue->free_operations, operation);
+}
+
+/* No byte beyond those planned is going to belong to a request. */
+static void stop_planning(gio_queue *queue, gio_operation *operation)
+{
+    if (operation->state == GIO_WAITING) {
+        gio_list_remove(&queue->backlog, operation);
+        operation->state = GIO_COVERED;
+    }
+}
+
+/* From `position` on (bytes from the start) nothing is sure to have been moved: because of `code`, or because the
+ * file ends there (code 0). Of several failures the one nearest to the start is told. */
+static void break_off(gio_queue *queue, gio_operation *operation, int32_t code, uint64_t position)
+{
+    if (code && (operation->code == 0 || position < operation->intact))
+        operation->code = code;
+    operation->intact = gio_min(operation->intact, position);
+    stop_planning(queue, operation);
+}
+
+static void finish_if_done(gio_queue *queue, gio_operation *operation)
+{
+    gio_file *file = operation->file;
+
+    if (operation->state != GIO_COVERED || operation->requests != 0)
+        return;
+    if (operation->direction == GIO_WRITE && operation->intact != 0)
+        file->written_end = gio_max(file->written_end, operation->offset + operation->intact);
+    *(operation->direction == GIO_WRITE ? &queue->stats.bytes_written : &queue->stats.bytes_read) +=
+        operation->intact;
+    operation->state = GIO_FINISHED;
+    gio_list_append(&queue->finished, operation);
+    file->operations--;
+    queue->live--;
+    gio_queue_operation_finished(queue);
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------ */
+
+/* Tests make rare events here: what a request brought back is told differently, or later. */
+static int meets_fault(gio_queue *queue, gio_request *request)
+{
+    if (queue->fault.kind == GIO_FAULT_NONE || request->verb != GIO_TRANSFER || queue->fault.count == 0)
+        return 0;
+    if (queue->fault.after != 0) {
+        queue->fault.after--;
+        return 0;
+    }
+    queue->fault.count--;
+    if (queue->fault.kind == GIO_FAULT_SHORT && request->result > (int64_t)queue->fault.value)
+        request->result = (int64_t)queue->fault.value;
+    if (queue->fault.kind == GIO_FAULT_FAIL)
+        request->result = -(int64_t)queue->fault.value;
+    return queue->fault.kind == GIO_FAULT_HOLD;
+}
+
+void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result)
+{
+    request->result = result;
+    request->next = NULL;
+    if (meets_fault(queue, request)) {
+        request->next = queue->held;
+        queue->held = request;
+        return;
+    }
+    *queue->returned_end = request;
+    queue->returned_end = &request->next;
+}
+
+static void start(gio_queue *queue, gio_request *request)
+{
+    int vectored = request->segment_count - request->segment_first > 1;
+
+    if (request->verb == GIO_TRANSFER && request->operation->direction == GIO_WRITE)
+        ++*(vectored ? &queue->stats.writevs : &queue->stats.writes);
+    else if (request->verb == GIO_TRANSFER)
+        ++*(vectored ? &queue->stats.readvs : &queue->stats.reads);
+    request->sequence = ++queue->sequence;
+    queue->backend->start(queue, request);
+}
+
+/* Leaves the first `nbytes` out of the request's segments. */
+static void skip_segments(gio_request *request, uint64_t nbytes)
+{
+    while (nbytes != 0) {
+        gio_segment *segment = &request->segments[request->segment_first];
+        uint64_t take = gio_min(nbytes, segment->length);
+        segment->address += take;
+        segment->length -= take;
+        nbytes -= take;
+        if (segment->length == 0)
+            request->segment_first++;
+    }
+}
+
+/* Counts of what is in flight, up (+1) and down (-1). */
+static void count_request(gio_queue *queue, const gio_request *request, int step)
+{
+    gio_file *file = request->operation->file;
+    const gio_piece *piece = &request->piece;
+    uint64_t page = file->limits.ragged_bytes;
+
+    queue->requests_in_flight += (uint32_t)step;
+    queue->bytes_in_flight += (uint64_t)((int64_t)step * (int64_t)piece->file_length);
+    request->operation->requests += (uint32_t)step;
+    if (request->operation->direction == GIO_WRITE && piece->route == GIO_RAGGED)
+        file->ragged += (uint64_t)(int64_t)step;
+    else if (request->operation->direction == GIO_WRITE && (piece->file_offset | piece->file_length) % page)
+        file->partial += (uint64_t)(int64_t)step;
+}
+
+/* The request is over, with `reached` bytes of it moved. */
+static void end_request(gio_queue *queue, gio_request *request, int32_t code)
+{
+    gio_operation *operation = request->operation;
+    gio_piece *piece = &request->piece;
+    uint64_t head = operation->offset + piece->begin - piece->file_offset; /* of a read that was rounded out */
+    uint64_t moved = request->reached > head ? gio_min(request->reached - head, piece->end - piece->begin) : 0;
+
+    if (request->stage) {
+        if (operation->direction == GIO_READ && moved != 0) {
+            gio_mutex_unlock(&queue->mutex); /* the request still counts as in flight, so nothing can go away */
+            gio_copy_to_segments(operation, request->cursor, (char *)request->stage + head, moved);
+            gio_mutex_lock(&queue->mutex);
+        }
+        *(void **)request->stage = queue->free_stages;
+        queue->free_stages = request->stage;
+        request->stage = NULL;
+    }
+    if (code || moved < piece->end - piece->begin)
+        break_off(queue, operation, code, piece->begin + moved);
+    count_request(queue, request, -1);
+    request->operation = NULL;
+    request->next = queue->free_requests;
+    queue->free_requests = request;
+    finish_if_done(queue, operation);
+}
+
+/* Looks at one result and moves the request on. */
+static void settle(gio_queue *queue, gio_request *request)
+{
+    gio_operation *operation = request->operation;
+    gio_file *file = operation->file;
+    gio_piece *piece = &request->piece;
+
+    if (request->result < 0) {
+        int32_t code = (int32_t)-request->result;
+        int dropped = gio_code_is_cancelled(code);
+        if ((gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
+            request->retries++ < RETRIES_MAX) {
+            queue->stats.retried++;
+            start(queue, request);
+        } else {
+            end_request(queue, request, dropped && operation->cancelling ? GIO_E_CANCELLED : code);
+        }
+        return;
+    }
+    if (request->verb == GIO_WRITE_BACK) {
+        gio_os_drop_cache(file, piece->file_offset, piece->file_length);
+        end_request(queue, request, 0);
+        return;
+    }
+
+    uint64_t reached = request->from + (uint64_t)request->result;
+    if (reached <= request->reached) { /* no further than before */
+        end_request(queue, request, operation->direction == GIO_WRITE ? GIO_E_NO_PROGRESS : 0);
+        return;
+    }
+    request->reached = reached;
+    request->retries = 0;
+    if (reached < piece->file_length && operation->cancelling) {
+        end_request(queue, request, GIO_E_CANCELLED);
+    } else if (reached < piece->file_length) {
+        uint64_t block = piece->route == GIO_RAGGED ? 1 : file->limits.offset_alignment;
+        uint64_t from = gio_round_down(reached, block);
+        skip_segments(request, from - request->from);
+        request->from = from;
+        queue->stats.resumed++;
+        start(queue, request);
+    } else if (piece->route == GIO_RAGGED && !file->durable) {
+        /* Its end is on its way through the page cache: push it out, so that an error shows now and the bytes
+         * are as much on the device as those that went directly. */
+        request->verb = GIO_WRITE_BACK;
+        start(queue, request);
+    } else {
+        end_request(queue, request, 0);
+    }
+}
+
+static int settle_returned(gio_queue *queue)
+{
+    int any = 0;
+    for (gio_request *request; (request = queue->returned) != NULL; any = 1) {
+        queue->returned = request->next;
+        if (queue->returned == NULL)
+            queue->returned_end = &queue->returned;
+        settle(queue, request);
+    }
+    return any;
+}
+
+/* ---- the backlog --------------------------------------------------------------------------------------- */
+
+/* A write of a part of a page that bypasses the page cache, and one through it to the rest of the same page, must
+ * not be under way together: the kernel could write the cached page back with the old bytes of the other. Both
+ * are rare, so the whole file is the unit. Pages that are written whole cannot meet a ragged end. */
+static int would_share_page(const gio_operation *operation, const gio_piece *piece)
+{
+    const gio_file *file = operation->file;
+    if (operation->direction == GIO_READ)
+        return 0;
+    if (piece->route == GIO_RAGGED)
+        return file->partial != 0;
+    return (piece->file_offset | piece->file_length) % file->limits.ragged_bytes && file->ragged != 0;
+}
+
+/* The staging buffers of a queue: made at the first need, all at once, in huge pages where there are any. */
+static int have_stage(gio_queue *queue)
+{
+    enum { STAGES = 8 }; /* enough to copy into one while the device is busy with the others */
+    if (queue->stage_pages == NULL) {
+        if (gio_pages_allocate(STAGES * queue->stage_bytes, GIO_HUGE_AUTO, &queue->stage_pages,
+                               &queue->stage_allocated))
+            return 0;
+        for (int i = STAGES; i-- > 0;) {
+            void *stage = (char *)queue->stage_pages + (uint64_t)i * queue->stage_bytes;
+            *(void **)stage = queue->free_stages;
+            queue->free_stages = stage;
+        }
+    }
+    return queue->free_stages != NULL;
+}
+
+/* Takes a free request for the next piece of `operation` and starts it. 0: it has to wait. */
+static int start_piece(gio_queue *queue, gio_operation *operation)
+{
+    gio_request *request = queue->free_requests;
+    gio_file *file = operation->file;
+    gio_cursor after;
+
+    if (operation->segment_count > 1 && request->many == NULL &&
+        (request->many = malloc((size_t)queue->system.max_segments * sizeof *request->many)) == NULL) {
+        break_off(queue, operation, gio_code_no_memory(), operation->planned);
+        finish_if_done(queue, operation);
+        return 1;
+    }
+    request->segments = operation->segment_count > 1 ? request->many : &request->single;
+    gio_plan_next(operation, &file->limits, request->segments, &request->piece, &after);
+    gio_piece *piece = &request->piece;
+    if (piece->route == GIO_STAGED && !have_stage(queue)) {
+        if (queue->stage_pages != NULL)
+            return 0;
+        piece->code = gio_code_no_memory();
+    }
+    if (piece->code) {
+        break_off(queue, operation, piece->code, operation->planned);
+        finish_if_done(queue, operation);
+        return 1;
+    }
+    if (would_share_page(operation, piece))
+        return 0;
+
+    queue->free_requests = request->next;
+    request->operation = operation;
+    request->verb = GIO_TRANSFER;
+    request->cursor = operation->cursor;
+    request->segment_first = 0;
+    request->segment_count = piece->segment_count;
+    request->from = request->reached = 0;
+    request->retries = 0;
+    request->stage = NULL;
+    count_request(queue, request, +1);
+    operation->cursor = after;
+    operation->planned = piece->end;
+    if (operation->planned == operation->length)
+        stop_planning(queue, operation);
+
+    if (piece->route == GIO_RAGGED)
+        queue->stats.ragged++;
+    if (piece->route == GIO_STAGED) {
+        queue->stats.staged++;
+        request->stage = queue->free_stages;
+        queue->free_stages = *(void **)request->stage;
+        request->single.address = (uint64_t)(uintptr_t)request->stage;
+        request->single.length = piece->file_length;
+        request->segments = &request->single;
+        if (operation->direction == GIO_WRITE) {
+            gio_mutex_unlock(&queue->mutex); /* the request counts as in flight, so nothing can go away */
+            gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
+            gio_mutex_lock(&queue->mutex);
+        }
+    }
+    start(queue, request);
+    return 1;
+}
+
+/* One piece of each waiting operation in turn, until there is no room or each of them has to wait. */
+static int start_backlog(gio_queue *queue)
+{
+    int any = 0;
+    for (uint64_t passed = 0; passed < queue->backlog.count;) {
+        if (queue->free_requests == NULL ||
+            (queue->bytes_in_flight != 0 && queue->bytes_in_flight >= queue->bytes_in_flight_max))
+            break;
+        gio_operation *operation = queue->backlog.first;
+        gio_list_remove(&queue->backlog, operation);
+        gio_list_append(&queue->backlog, operation);
+        if (start_piece(queue, operation))
+            any = 1, passed = 0;
+        else
+            passed++;
+    }
+    return any;
+}
+
+void gio_queue_advance(gio_queue *queue)
+{
+    if (queue->closed)
+        return;
+    do {
+        /* While a thread sleeps in the backend for all of us, it alone takes completions off: one that was taken
+         * away under a thread just about to sleep would leave it asleep. */
+        if (queue->backend->reap && !queue->led)
+            queue->backend->reap(queue);
+    } while (settle_returned(queue) | start_backlog(queue));
+    queue->backend->submit(queue);
+}
+
+/* ---- from outside -------------------------------------------------------------------------------------- */
+
+static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
+                      uint64_t length, uint64_t offset, int32_t staging, uint64_t key)
+{
+    gio_queue *queue = file->queue;
+    int32_t code = gio_queue_usable(queue);
+
+    if (code)
+        return -(int64_t)code;
+    if (offset > INT64_MAX || length > (uint64_t)INT64_MAX - offset)
+        return -(int64_t)gio_code_invalid();
+    gio_mutex_lock(&queue->mutex);
+    if (queue->closing)
+        code = GIO_E_CLOSED;
+    else if (queue->free_operations.first == NULL)
+        code = more_operations(queue);
+    if (code) {
+        gio_mutex_unlock(&queue->mutex);
+        return -(int64_t)code;
+    }
+
+    gio_operation *operation = queue->free_operations.first;
+    uint64_t index = operation->ticket & (((uint64_t)1 << GIO_INDEX_BITS) - 1);
+    gio_list_remove(&queue->free_operations, operation);
+    memset(operation, 0, sizeof *operation);
+    operation->ticket = ++queue->generation << GIO_INDEX_BITS | index;
+    operation->key = key;
+    operation->file = file;
+    operation->direction = direction;
+    operation->staging = staging;
+    operation->segments = segments;
+    operation->segment_count = count;
+    if (count == 1) {
+        operation->only = *segments;
+        operation->segments = &operation->only;
+    }
+    operation->offset = offset;
+    operation->length = operation->intact = length;
+    operation->state = GIO_WAITING;
+    gio_list_append(&queue->backlog, operation);
+    file->operations++;
+    queue->live++;
+    queue->stats.operations++;
+
+    uint64_t ticket = operation->ticket;
+    if (length == 0) { /* touches nothing */
+        stop_planning(queue, operation);
+        finish_if_done(queue, operation);
+    } else {
+        gio_queue_advance(queue);
+    }
+    gio_queue_call_attention(queue);
+    gio_mutex_unlock(&queue->mutex);
+    return (int64_t)ticket;
+}
+
+int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
+                   uint64_t offset, int32_t staging, uint64_t key)
+{
+    uint64_t length = 0;
+    for (uint64_t i = 0; i < count; i++)
+        length += segments[i].length;
+    return submit(file, direction, segments, count, length, offset, staging, key);
+}
+
+int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
+                       uint64_t key)
+{
+    gio_segment segment = {(uint64_t)(uintptr_t)address, nbytes};
+    return submit(file, direction, &segment, 1, nbytes, offset, GIO_STAGE_RAGGED, key);
+}
+
+int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    gio_operation *operation = gio_operation_find(queue, ticket);
+    if (operation == NULL || operation->state == GIO_FINISHED) {
+        code = GIO_E_GONE;
+    } else if (!operation->cancelling) {
+        operation->cancelling = 1;
+        if (operation->state == GIO_WAITING)
+            break_off(queue, operation, GIO_E_CANCELLED, operation->planned);
+        for (uint32_t i = 0; i < queue->depth && queue->backend->cancel; i++)
+            if (queue->requests[i].operation == operation)
+                queue->backend->cancel(queue, &queue->requests[i]);
+        finish_if_done(queue, operation);
+        gio_queue_advance(queue);
+    }
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
+int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_t count, uint64_t value)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    queue->fault.kind = fault;
+    queue->fault.after = after;
+    queue->fault.count = count;
+    queue->fault.value = value;
+    while (fault == GIO_FAULT_NONE && queue->held) {
+        gio_request *request = queue->held;
+        queue->held = request->next;
+        gio_request_returned(queue, request, request->result);
+    }
+    gio_queue_advance(queue);
+    gio_queue_call_attention(queue);
+    gio_mutex_unlock(&queue->mutex);
+    return 0;
+}

@@ -1,0 +1,489 @@
+/* os_linux.c: what the core asks of Linux, apart from the transfers of the other backends.
+ *
+ * A file is opened once or twice. The first descriptor is an ordinary one. Where direct I/O is wanted and to be had, a
+ * second one is opened for the same inode (through /proc/self/fd, so that a rename in between changes nothing) with
+ * O_DIRECT: transfers go through it, around the page cache, and must be aligned. The first one then serves the ragged ends
+ * of writes alone. Both have O_DSYNC when the file is durable, so that what a caller does with fileno() is durable as
+ * well; each request says RWF_DSYNC besides.
+ *
+ * Whether there is direct I/O, and with which alignments, statx(2) tells per file (STATX_DIOALIGN, Linux 6.1). Where the
+ * kernel or the file system does not tell, opening with O_DIRECT tells whether, and we assume the
+ * page size, which every disk's block divides. tmpfs is the exception: it takes O_DIRECT and means nothing by it.
+ *
+ * In this file: pages, locks and threads, the clock, codes, files, transfers, events.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+_Static_assert(sizeof(struct iovec) == sizeof(gio_segment) && sizeof(void *) == 8,
+               "a segment array is handed to the kernel as it is: 64-bit systems only");
+_Static_assert(sizeof(off_t) == 8, "file offsets");
+
+/* ---- the system, pages --------------------------------------------------------------------------------- */
+
+enum { HUGE_PAGE_BYTES = 2 * 1024 * 1024 }; /* x86-64, and arm64 with 4 KiB pages; elsewhere a harmless alignment */
+
+void gio_system(gio_system_facts *facts)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    facts->page_size = page;
+    facts->allocation_granularity = page;
+    facts->huge_page_size = HUGE_PAGE_BYTES;
+    facts->max_segments = 1024; /* IOV_MAX; one more and the call is EINVAL */
+    facts->max_request_bytes = gio_round_down(0x7ffff000, page); /* MAX_RW_COUNT: more is cut short */
+}
+
+int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    int wants_huge = huge == GIO_HUGE_YES || (huge == GIO_HUGE_AUTO && nbytes >= HUGE_PAGE_BYTES);
+
+    if (nbytes > (uint64_t)INT64_MAX - 2 * HUGE_PAGE_BYTES)
+        return ENOMEM;
+    nbytes = gio_round_up(gio_max(nbytes, 1), huge == GIO_HUGE_YES ? HUGE_PAGE_BYTES : page);
+    *allocated = nbytes;
+    if (huge == GIO_HUGE_YES) {
+        /* Reserved pages of the default size: the kernel fails the call when it has not enough of them. */
+        void *mapped = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+        if (mapped == MAP_FAILED)
+            return errno;
+        *address = mapped;
+        return 0;
+    }
+    /* Map a huge page more than needed, keep the part that begins on one. */
+    uint64_t spare = wants_huge ? HUGE_PAGE_BYTES : 0;
+    char *mapped = mmap(NULL, nbytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED)
+        return errno;
+    if (wants_huge) {
+        uint64_t head = gio_round_up((uint64_t)(uintptr_t)mapped, HUGE_PAGE_BYTES) - (uint64_t)(uintptr_t)mapped;
+        if (head != 0)
+            munmap(mapped, head);
+        if (head != spare)
+            munmap(mapped + head + nbytes, spare - head);
+        mapped += head;
+        madvise(mapped, nbytes, MADV_HUGEPAGE); /* a wish: a kernel without huge pages refuses, and works */
+    } else if (huge == GIO_HUGE_NO) {
+        madvise(mapped, nbytes, MADV_NOHUGEPAGE);
+    }
+    *address = mapped;
+    return 0;
+}
+
+int32_t gio_pages_prefault(void *address, uint64_t nbytes)
+{
+    enum { POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE, Linux 5.14: faults all in one call, or says why not */
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    char *begin = (char *)(uintptr_t)gio_round_down((uint64_t)(uintptr_t)address, page);
+    char *end = (char *)(uintptr_t)gio_round_up((uint64_t)(uintptr_t)address + nbytes, page);
+    int result;
+
+    do
+        result = madvise(begin, (size_t)(end - begin), POPULATE_WRITE);
+    while (result < 0 && (errno == EINTR || errno == EAGAIN));
+    if (result == 0)
+        return 0;
+    if (errno != EINVAL)
+        return errno == EFAULT || errno == EHWPOISON ? ENOMEM : errno;
+    for (volatile char *at = begin; at < (volatile char *)end; at += page)
+        *at = *at; /* a kernel before 5.14: touch each page, keep what is there */
+    return 0;
+}
+
+void gio_pages_free(void *address, uint64_t allocated)
+{
+    munmap(address, allocated);
+}
+
+/* ---- locks, threads, clock, fork ----------------------------------------------------------------------- */
+
+_Static_assert(sizeof(pthread_mutex_t) <= sizeof(gio_mutex), "gio_mutex is too small");
+_Static_assert(sizeof(pthread_cond_t) <= sizeof(gio_condition), "gio_condition is too small");
+_Static_assert(sizeof(pthread_t) <= sizeof(gio_thread), "gio_thread is too small");
+
+void gio_mutex_init(gio_mutex *mutex) { pthread_mutex_init((pthread_mutex_t *)mutex, NULL); }
+void gio_mutex_destroy(gio_mutex *mutex) { pthread_mutex_destroy((pthread_mutex_t *)mutex); }
+void gio_mutex_lock(gio_mutex *mutex) { pthread_mutex_lock((pthread_mutex_t *)mutex); }
+void gio_mutex_unlock(gio_mutex *mutex) { pthread_mutex_unlock((pthread_mutex_t *)mutex); }
+
+void gio_condition_init(gio_condition *condition)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* a deadline must not move when the clock is set */
+    pthread_cond_init((pthread_cond_t *)condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+void gio_condition_destroy(gio_condition *condition) { pthread_cond_destroy((pthread_cond_t *)condition); }
+void gio_condition_wake_one(gio_condition *condition) { pthread_cond_signal((pthread_cond_t *)condition); }
+void gio_condition_wake_all(gio_condition *condition) { pthread_cond_broadcast((pthread_cond_t *)condition); }
+
+void gio_condition_wait(gio_condition *condition, gio_mutex *mutex, int64_t deadline_ns)
+{
+    if (deadline_ns < 0) {
+        pthread_cond_wait((pthread_cond_t *)condition, (pthread_mutex_t *)mutex);
+    } else {
+        struct timespec until = {deadline_ns / 1000000000, deadline_ns % 1000000000};
+        pthread_cond_timedwait((pthread_cond_t *)condition, (pthread_mutex_t *)mutex, &until);
+    }
+}
+
+int32_t gio_thread_start(gio_thread *thread, void *(*body)(void *), void *argument)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
+    int code = pthread_create((pthread_t *)thread, NULL, body, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+void gio_thread_join(gio_thread *thread) { pthread_join(*(pthread_t *)thread, NULL); }
+
+int64_t gio_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t gio_deadline_ns(int64_t timeout_ns)
+{
+    int64_t now_ns = gio_now_ns();
+    return timeout_ns < 0 || timeout_ns > INT64_MAX - now_ns ? -1 : now_ns + timeout_ns;
+}
+
+static uint64_t fork_count;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void count_fork(void) { fork_count++; } /* runs in the child, which has one thread */
+static void watch_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
+
+uint64_t gio_fork_count(void)
+{
+    pthread_once(&fork_once, watch_forks);
+    return fork_count;
+}
+
+/* ---- codes --------------------------------------------------------------------------------------------- */
+
+int gio_code_is_transient(int32_t code) { return code == EINTR || code == EAGAIN; }
+int gio_code_is_cancelled(int32_t code) { return code == ECANCELED; }
+int32_t gio_code_no_memory(void) { return ENOMEM; }
+int32_t gio_code_invalid(void) { return EINVAL; }
+int32_t gio_code_cancelled(void) { return ECANCELED; }
+
+/* ---- files: opening ------------------------------------------------------------------------------------ */
+
+/* struct statx of <linux/stat.h>, whose older versions lack the last fields we ask for. */
+struct file_status {
+    uint32_t mask, block_size;
+    uint64_t attributes;
+    uint32_t links, user, group;
+    uint16_t mode, unused_1;
+    uint64_t inode, size, blocks, attributes_mask;
+    uint64_t times[8];
+    uint32_t special_major, special_minor, device_major, device_minor;
+    uint64_t mount;
+    uint32_t direct_memory_alignment, direct_offset_alignment;
+    uint64_t unused_2[12];
+};
+_Static_assert(sizeof(struct file_status) == 256, "struct statx");
+_Static_assert(offsetof(struct file_status, direct_memory_alignment) == 0x98, "struct statx");
+
+enum { MASK_DIRECT_ALIGNMENT = 0x2000 }; /* STATX_DIOALIGN */
+
+static int32_t find_alignment(int fd, gio_file_facts *facts)
+{
+    struct file_status status;
+    struct statfs volume;
+
+    memset(&status, 0, sizeof status);
+    if (fstatfs(fd, &volume) == 0)
+        facts->file_system = (uint64_t)volume.f_type & 0xffffffff;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, MASK_DIRECT_ALIGNMENT, &status) == 0 &&
+        (status.mask & MASK_DIRECT_ALIGNMENT)) {
+        facts->alignment_told = 1;
+        facts->offset_alignment = status.direct_offset_alignment;
+        facts->memory_alignment = status.direct_memory_alignment;
+        return facts->offset_alignment && facts->memory_alignment ? 0 : EOPNOTSUPP; /* told: there is none */
+    }
+    if (facts->file_system == TMPFS_MAGIC || facts->file_system == RAMFS_MAGIC ||
+        facts->file_system == HUGETLBFS_MAGIC)
+        return GIO_E_UNTOLD;
+    facts->offset_alignment = facts->memory_alignment = (uint64_t)sysconf(_SC_PAGESIZE);
+    return 0;
+}
+
+static int open_retrying(const char *path, int flags)
+{
+    int fd;
+    do
+        fd = open(path, flags | O_CLOEXEC | O_NOCTTY, 0666);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* A named pipe would block in open, and has no offsets: look before. */
+static int32_t refuse_what_has_no_offsets(const struct stat *status)
+{
+    if (S_ISDIR(status->st_mode))
+        return EISDIR;
+    return S_ISREG(status->st_mode) || S_ISBLK(status->st_mode) ? 0 : ESPIPE;
+}
+
+/* Opens the ordinary descriptor. Does not truncate: that waits until nothing can fail any more. */
+static int32_t open_ordinary(const char *path, int flags, int32_t create, int *fd, int *created)
+{
+    struct stat status;
+    int32_t code;
+
+    *created = 0;
+    if (stat(path, &status) == 0 && (code = refuse_what_has_no_offsets(&status)) != 0)
+        return code;
+    if (create == GIO_OPEN_EXISTING) {
+        *fd = open_retrying(path, flags);
+    } else {
+        *fd = open_retrying(path, flags | O_CREAT | O_EXCL);
+        *created = *fd >= 0;
+        if (*fd < 0 && errno == EEXIST && create == GIO_OPEN_TRUNCATE)
+            *fd = open_retrying(path, flags | O_CREAT);
+    }
+    if (*fd < 0)
+        return errno;
+    if (fstat(*fd, &status) < 0)
+        return errno;
+    return refuse_what_has_no_offsets(&status);
+}
+
+/* Opens the same inode again, for direct I/O. */
+static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *facts)
+{
+    char path[32] = "/proc/self/fd/";
+    char digits[12];
+    int count = 0, at = (int)strlen(path);
+    int32_t code = find_alignment(ordinary, facts);
+
+    if (code)
+        return code;
+    do
+        digits[count++] = (char)('0' + ordinary % 10);
+    while (ordinary /= 10);
+    while (count)
+        path[at++] = digits[--count];
+    *fd = open_retrying(path, flags | O_DIRECT);
+    return *fd < 0 ? errno : 0;
+}
+
+int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
+                         int32_t durable, gio_file_facts *facts)
+{
+    int flags = access == GIO_ACCESS_READ ? O_RDONLY : access == GIO_ACCESS_WRITE ? O_WRONLY : O_RDWR;
+    int ordinary = -1, around = -1, created;
+
+    memset(facts, 0, sizeof *facts);
+    if (durable)
+        flags |= O_DSYNC;
+    int32_t code = open_ordinary(path, flags, create, &ordinary, &created);
+    if (code == 0) {
+        if (direct == GIO_DIRECT_NO) {
+            find_alignment(ordinary, facts); /* the rules of write_gather are the same for buffered files */
+            facts->direct_code = GIO_E_NOT_ASKED;
+        } else {
+            facts->direct_code = open_direct(ordinary, flags, &around, facts);
+            facts->direct = facts->direct_code == 0;
+        }
+        if (direct == GIO_DIRECT_YES)
+            code = facts->direct_code;
+    }
+    if (code == 0 && create == GIO_OPEN_TRUNCATE && !created) {
+        struct stat status;
+        if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode) && ftruncate(ordinary, 0) < 0)
+            code = errno;
+    }
+    if (code) {
+        if (around >= 0)
+            close(around);
+        if (ordinary >= 0)
+            close(ordinary);
+        if (ordinary >= 0 && created)
+            unlink(path);
+        return code;
+    }
+    file->buffered_handle = ordinary;
+    file->handle = facts->handle = around >= 0 ? around : ordinary;
+    return 0;
+}
+
+void gio_os_file_close(gio_file *file)
+{
+    if (file->handle != file->buffered_handle)
+        close((int)file->handle);
+    close((int)file->buffered_handle);
+}
+
+/* ---- files: length and stable storage ------------------------------------------------------------------ */
+
+int32_t gio_os_file_size(gio_file *file, uint64_t *size)
+{
+    off_t end = lseek((int)file->buffered_handle, 0, SEEK_END); /* of a block device too; we never use the position */
+    if (end < 0)
+        return errno;
+    *size = (uint64_t)end;
+    return 0;
+}
+
+int32_t gio_os_file_resize(gio_file *file, uint64_t size)
+{
+    int result;
+    do
+        result = ftruncate((int)file->buffered_handle, (off_t)size);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? errno : 0;
+}
+
+int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
+{
+    int fd = (int)file->buffered_handle, result;
+    struct stat before;
+    struct statfs volume;
+
+    *reserved = 1;
+    if (fstat(fd, &before) < 0)
+        return errno;
+    do
+        result = fallocate(fd, 0, 0, (off_t)size);
+    while (result < 0 && errno == EINTR);
+    if (result == 0)
+        return 0;
+    int32_t code = errno;
+    if (code != EOPNOTSUPP && code != ENOSYS) {
+        if ((uint64_t)before.st_size < size && ftruncate(fd, before.st_size) < 0) /* what it did reserve */
+            return errno;
+        return code;
+    }
+    /* No reservation on this file system. A file that cannot fit is refused now; that it will fit nobody promises. */
+    *reserved = 0;
+    uint64_t has = (uint64_t)before.st_blocks * 512;
+    if (fstatfs(fd, &volume) == 0 && size > has &&
+        (size - has) / (uint64_t)volume.f_bsize >= (uint64_t)volume.f_bavail)
+        return ENOSPC;
+    return (uint64_t)before.st_size < size ? gio_os_file_resize(file, size) : 0;
+}
+
+int32_t gio_os_file_flush(gio_file *file)
+{
+    int result;
+    do
+        result = fsync((int)file->handle);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? errno : 0;
+}
+
+void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length)
+{
+    uint64_t page = file->limits.ragged_bytes; /* the kernel drops whole pages only */
+    uint64_t begin = gio_round_down(offset, page), end = gio_round_up(offset + length, page);
+    posix_fadvise((int)file->buffered_handle, (off_t)begin, (off_t)(end - begin), POSIX_FADV_DONTNEED);
+}
+
+/* ---- transfers in the calling thread -------------------------------------------------------------------- */
+
+int64_t gio_os_transfer(const gio_request *request)
+{
+    const struct iovec *vector = (const struct iovec *)&request->segments[request->segment_first];
+    int count = (int)(request->segment_count - request->segment_first);
+    int fd = (int)gio_request_handle(request);
+    off_t offset = (off_t)(request->piece.file_offset + request->from);
+    ssize_t result;
+
+    if (request->verb == GIO_WRITE_BACK)
+        result = sync_file_range(fd, (off_t)request->piece.file_offset, (off_t)request->piece.file_length,
+                                 SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    else if (request->operation->direction == GIO_WRITE)
+        result = pwritev2(fd, vector, count, offset, request->operation->file->durable ? RWF_DSYNC : 0);
+    else
+        result = preadv2(fd, vector, count, offset, 0);
+    return result < 0 ? -(int64_t)errno : result;
+}
+
+/* ---- events: eventfd ------------------------------------------------------------------------------------ */
+
+struct gio_event {
+    int fd;
+    int is_set; /* saves the system call of setting it twice */
+};
+
+int32_t gio_event_create(gio_event **out)
+{
+    gio_event *event = calloc(1, sizeof *event);
+    if (event == NULL)
+        return ENOMEM;
+    event->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (event->fd < 0) {
+        int32_t code = errno;
+        free(event);
+        return code;
+    }
+    *out = event;
+    return 0;
+}
+
+int64_t gio_event_handle(gio_event *event) { return event->fd; }
+
+void gio_event_set(gio_event *event)
+{
+    uint64_t one = 1;
+    if (__atomic_exchange_n(&event->is_set, 1, __ATOMIC_ACQ_REL) == 0 && write(event->fd, &one, sizeof one) < 0)
+        __atomic_store_n(&event->is_set, 0, __ATOMIC_RELEASE); /* cannot happen: the counter is at 0 */
+}
+
+/* First the counter, then the flag: whoever finds the flag still up has finished something before we go on to look. */
+void gio_event_clear(gio_event *event)
+{
+    uint64_t count;
+    if (read(event->fd, &count, sizeof count) < 0)
+        return;
+    __atomic_store_n(&event->is_set, 0, __ATOMIC_SEQ_CST);
+}
+
+int32_t gio_event_wait(gio_event *event, int64_t timeout_ns)
+{
+    struct pollfd poller = {event->fd, POLLIN, 0};
+    struct timespec time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    int result = ppoll(&poller, 1, timeout_ns < 0 ? NULL : &time, NULL);
+    if (result < 0)
+        return errno == EINTR ? GIO_E_INTERRUPTED : errno;
+    return result == 0 ? GIO_E_TIMEOUT : 0;
+}
+
+void gio_event_free(gio_event *event)
+{
+    if (event == NULL)
+        return;
+    close(event->fd);
+    free(event);
+}
+
+/* ---- what this system has ------------------------------------------------------------------------------- */
+
+const gio_backend *const gio_backends[] = {&gio_backend_uring, &gio_backend_threads, &gio_backend_sync, NULL};

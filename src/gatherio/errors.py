@@ -1,0 +1,26 @@
+"""The exceptions that are gatherio's own. Everything else is a subclass of OSError, ValueError or TypeError."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as TimeoutError  # before Python 3.11 not the built-in one
+
+__all__ = ["AlignmentError", "AllocationError", "CancelledError", "PoolError", "TimeoutError"]
+
+
+class AlignmentError(ValueError):
+    """An array, an offset or a length is not aligned as a transfer without a copy needs it.
+
+    The text names what is not, and the call that would work.
+    """
+
+
+class AllocationError(MemoryError, ValueError):
+    """The shape asked for is larger than any address space.
+
+    numpy raises ValueError for it; it is a MemoryError as well, so that one ``except`` serves every array that cannot be had.
+    """
+
+
+class PoolError(ValueError):
+    """An array was released to a pool that did not hand it out, or twice."""

@@ -1,0 +1,630 @@
+"""Whole arrays in .npy files: written and read past the page cache, in the format of `numpy.save`.
+
+A .npy file is a magic string, the length of a header, the header (a Python literal: descr, fortran_order,
+shape) and the data. The header may be padded with spaces. `save` pads it until the data begins at byte 4096,
+so that an array's pages go to the disk from where they stand; to `numpy.load` it is a .npy file like any
+other. `load` reads every .npy file that holds no Python objects, wherever its data begins.
+
+`save` never touches the old file: the new one grows under a temporary name beside it and takes its place once
+it is whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import itertools
+import math
+import os
+import re
+import secrets
+import stat
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy_format
+
+from . import pages
+from ._progress import Progress, reporting
+from .file import File
+from .file import open as open_file
+from .operation import Operation
+
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Version: TypeAlias = tuple[int, int]
+Array: TypeAlias = npt.NDArray[Any]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+MAGIC = b"\x93NUMPY"
+LENGTH_FIELD: dict[Version, str] = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
+ENCODING: dict[Version, str] = {(1, 0): "latin1", (2, 0): "latin1", (3, 0): "utf-8"}
+
+# Where the data may begin: on a page, on the next one if the header needs more, else as numpy has it.
+DATA_OFFSETS = (4096, 8192)
+NUMPY_ALIGNMENT = 64
+# np.load refuses longer headers unless it is told otherwise, and padding counts.
+NUMPY_HEADER_MAX = 10_000
+# Ours: thousands of fields fit, and parsing it stays far below a second.
+HEADER_MAX = 1 << 20
+# The length field of version 1.0 has 16 bits; a newline and padding come on top of the text.
+TEXT_MAX_1_0 = 0xFFFF - NUMPY_ALIGNMENT
+# The bound of Python's own parser.
+NESTING_MAX = 200
+# numpy 2's bound; numpy 1 has 32 and says so itself.
+DIMENSIONS_MAX = 64
+
+# A whole array could go as one operation. It goes in pieces where somebody watches, and where page faults are
+# to overlap with the reading: small pieces there, as the first one's faults overlap with nothing. Three in
+# flight keep the queue full while the next is made ready.
+WATCHED_PIECE = 64 << 20
+FAULTED_PIECE = 16 << 20
+IN_FLIGHT_MAX = 3
+
+# What a non-contiguous array is copied through, one buffer more than are in flight: 32 MiB, half of what
+# `save` may use beside the array. A block of at most an eighth of a buffer leaves no more than that unused,
+# and what was read for it still stands in the processor's cache.
+BUFFER_BYTES = 8 << 20
+BUFFERS = IN_FLIGHT_MAX + 1
+BLOCK_BYTES = BUFFER_BYTES // 8
+
+
+# --- save ---
+
+
+def save(path: Path, array: npt.ArrayLike, *, durable: bool = False, progress: Progress = None) -> None:
+    """Write an array to a .npy file that `numpy.load` reads, with or without ``mmap_mode``.
+
+    The file at `path` is replaced in one step when the new one is whole; whatever happens before, it stays as
+    it was. The new file has the mode bits of the one it replaces, or those of any new file. Other hard links
+    to the old file keep the old content. A symbolic link stays, and what it points at is replaced. A process
+    that is killed leaves a file ``.gatherio-*.tmp`` behind in the folder.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        The file's name, taken as it is: unlike `numpy.save`, nothing is appended to it.
+    array : array_like
+        Any shape and dtype without Python objects; `numpy.asanyarray` is applied. C- and Fortran-contiguous
+        arrays are written from where they stand (the latter in Fortran order), others are copied block by
+        block through 32 MiB of buffers.
+    durable : bool, optional
+        Return only when the file and its name are on stable storage.
+    progress : True or callable(done_bytes, total_bytes), optional
+        True shows a bar (needs tqdm). A callable is called by this thread with bytes of the array's data:
+        `done_bytes` never decreases, and is `total_bytes` in the last call. What it raises ends the save.
+
+    Raises
+    ------
+    ValueError
+        If the dtype holds Python objects or can't be described in a .npy header, or `path` is there and no
+        regular file.
+    TypeError
+        If `array` is a masked array: the format has no place for a mask.
+    OSError
+        If the file can't be written. Where the file system can reserve space, a lack of it is noticed before
+        anything is written.
+    """
+    name = os.fsdecode(path)
+    source = _plain(array)
+    head = _header_bytes(source)
+    with (
+        reporting(progress, source.nbytes, os.path.basename(name)) as report,
+        _replacing(name, durable) as file,
+    ):
+        file.preallocate(head.size + source.nbytes)
+        with _InFlight(report, done=-head.size) as flight:
+            if source.flags.c_contiguous or source.flags.f_contiguous:
+                _write_in_place(file, head, _data_of(source), flight, watched=progress is not None)
+            else:
+                _write_in_blocks(file, head, source, flight)
+
+
+def _plain(array: npt.ArrayLike) -> Array:
+    source = np.asanyarray(array)
+    if isinstance(source, np.ma.MaskedArray):
+        raise TypeError(
+            "a .npy file has no place for a mask: save array.data and array.mask, or array.filled()"
+        )
+    return np.asarray(source)
+
+
+def _data_of(array: Array) -> Bytes:
+    """The bytes of a contiguous array in the order in which they stand in memory, not copied."""
+    ordered = array if array.flags.c_contiguous else array.T
+    if ordered.nbytes == 0:
+        return np.empty(0, np.uint8)
+    return ordered.reshape(-1).view(np.uint8)
+
+
+def _write_in_place(file: File, head: Bytes, data: Bytes, flight: _InFlight, *, watched: bool) -> None:
+    piece = WATCHED_PIECE if watched else max(data.size, 1)
+    first = [head, data[:piece]] if data.size else [head]
+    flight.add(file.write_gather(first, 0, copy=None))
+    for start in range(piece, data.size, piece):
+        flight.add(file.write_at(data[start : start + piece], head.size + start))
+
+
+def _write_in_blocks(file: File, head: Bytes, array: Array, flight: _InFlight) -> None:
+    """Write header and array as one stream through a few buffers, the next filled while the last are written.
+
+    Only whole pages are sent; what stands behind the last one moves on to the next buffer. So each write is
+    aligned, and no two in flight share a page of the file.
+    """
+    buffers = itertools.cycle([pages.empty(BUFFER_BYTES, np.uint8) for _ in range(BUFFERS)])
+    buffer, fill, offset = next(buffers), head.size, 0
+    buffer[:fill] = head
+    for block in _blocks(_as_items(array), BLOCK_BYTES):
+        if fill + block.nbytes > buffer.size:
+            sent = fill - fill % pages.PAGE_SIZE
+            flight.add(file.write_at(buffer[:sent], offset))
+            previous, buffer = buffer, next(buffers)
+            buffer[: fill - sent] = previous[sent:fill]
+            fill, offset = fill - sent, offset + sent
+        np.copyto(buffer[fill : fill + block.nbytes].view(block.dtype).reshape(block.shape), block)
+        fill += block.nbytes
+    flight.add(file.write_at(buffer[:fill], offset))
+
+
+def _as_items(array: Array) -> Array:
+    """The same array with items that are copied as plain bytes, padding included, each at most a block."""
+    if array.itemsize <= BLOCK_BYTES:
+        return array.view(f"V{array.itemsize}")
+    return array[..., np.newaxis].view(np.uint8)
+
+
+def _blocks(array: Array, nbytes: int) -> Iterator[Array]:
+    """Views that together are `array` in C order, as large as `nbytes` allows."""
+    if array.nbytes <= nbytes:
+        yield array
+        return
+    row_bytes = array.nbytes // len(array)
+    if row_bytes > nbytes:
+        for row in array:
+            yield from _blocks(row, nbytes)
+        return
+    rows = nbytes // row_bytes
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+# --- the new file beside the old one ---
+
+
+@contextmanager
+def _replacing(name: str, durable: bool) -> Iterator[File]:
+    """A new file that takes the place of `name` if all goes well, and is gone if it does not."""
+    old = _replaceable(name)
+    target = os.path.realpath(name) if os.path.islink(name) else name
+    # Short, as a long target's name may leave no room for more; not to be guessed, as folders may be shared.
+    temporary = os.path.join(os.path.dirname(target), f".gatherio-{secrets.token_hex(8)}.tmp")
+    try:
+        with open_file(temporary, "x") as file:
+            if old is not None:
+                _take_over(temporary, old)
+            yield file
+            if durable:
+                file.flush()
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == temporary:
+            error.filename, error.filename2 = name, None  # the one that the caller knows
+        raise
+    if durable:
+        _flush_folder(target)
+
+
+def _replaceable(name: str) -> os.stat_result | None:
+    """What stands there now, refused like `open(name, "w")` would; None if nothing does."""
+    try:
+        old = os.stat(name)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if not stat.S_ISREG(old.st_mode):
+        raise ValueError(f"{name!r} is no regular file: save replaces what it names, and would remove it")
+    if not os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+    return old
+
+
+def _take_over(temporary: str, old: os.stat_result) -> None:
+    """Give the new file the owner, where that is allowed, and the mode bits of the one it replaces.
+
+    Before there is anything to read in it.
+    """
+    new = os.stat(temporary)
+    if sys.platform != "win32" and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(PermissionError):
+            os.chown(temporary, old.st_uid, old.st_gid)
+    mode = stat.S_IMODE(old.st_mode) & 0o777  # set-user-id bits were meant for the old content
+    if stat.S_IMODE(new.st_mode) != mode:
+        os.chmod(temporary, mode)
+
+
+def _flush_folder(target: str) -> None:
+    """Make the new name durable. Windows has no such call and journals names by itself."""
+    if sys.platform == "win32":
+        return
+    folder = os.open(os.path.dirname(target) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems do not sync folders, and say so like this
+            raise
+    finally:
+        os.close(folder)
+
+
+# --- load ---
+
+
+def load(path: Path, out: Array | None = None, *, progress: Progress = None) -> Array:
+    """Read a .npy file, as `numpy.load` does without ``allow_pickle`` and ``mmap_mode``.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        The file's name. Versions 1.0, 2.0 and 3.0 are read, with data at any offset; bytes behind the data
+        are ignored.
+    out : ndarray, optional
+        Where to put the data: writeable, with exactly the file's shape and dtype, and contiguous in its order
+        (C or Fortran). If the reading fails half-way, its contents are unspecified.
+    progress : True or callable(done_bytes, total_bytes), optional
+        As for `save`. What a callable raises ends the load.
+
+    Returns
+    -------
+    ndarray
+        `out`, or a new writeable array on page-aligned memory with the file's shape, dtype and order.
+
+    Raises
+    ------
+    ValueError
+        If this is no whole .npy file, or one with Python objects: nothing is ever unpickled. If `out` does
+        not fit.
+    OSError
+        If the file can't be opened or read.
+    MemoryError
+        If there is no memory for the array.
+    """
+    name = os.fsdecode(path)
+    with open_file(name, "r") as file:
+        header = _read_header(file, name)
+        array = _new_array(header, name) if out is None else _fitting(out, header, name)
+        with (
+            reporting(progress, header.nbytes, os.path.basename(name)) as report,
+            _InFlight(report) as flight,
+        ):
+            data = _data_of(np.asarray(array))
+            if out is None:
+                _read_faulting(file, data, header.data_offset, flight)
+            else:
+                _read_in_place(file, data, header.data_offset, flight, watched=progress is not None)
+    if flight.done != header.nbytes:
+        raise _truncated(name, "data", header.data_offset + header.nbytes, header.data_offset + flight.done)
+    return array
+
+
+def _new_array(header: _Header, name: str) -> Array:
+    order: Literal["C", "F"] = "F" if header.fortran_order else "C"
+    try:
+        if header.nbytes == 0:
+            # No memory to align. And of the ways to make an array this one leaves items of no bytes alone.
+            nothing: Array = np.ndarray(header.shape, header.dtype, order=order)
+            return nothing
+        return pages.empty(header.shape, header.dtype, order=order, prefault=False)
+    except (ValueError, OverflowError) as error:
+        raise _invalid(
+            name, f"no array has shape {_short(header.shape)} and dtype {header.dtype}: {error}"
+        ) from error
+
+
+def _fitting(out: Array, header: _Header, name: str) -> Array:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out is an ndarray, not {type(out).__name__}")
+    if out.shape != header.shape:
+        raise ValueError(f"out has shape {out.shape}, {name!r} has {header.shape}")
+    if out.dtype != header.dtype:
+        raise ValueError(f"out has dtype {out.dtype}, {name!r} has {header.dtype}")
+    if not (out.flags.f_contiguous if header.fortran_order else out.flags.c_contiguous):
+        order = "Fortran" if header.fortran_order else "C"
+        raise ValueError(f"out is not {order}-contiguous, and {name!r} is in {order} order")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    return out
+
+
+def _read_faulting(file: File, data: Bytes, offset: int, flight: _InFlight) -> None:
+    """Read into fresh memory: a piece's pages are faulted in while the pieces before it are read."""
+    for start in range(0, data.size, FAULTED_PIECE):
+        piece = data[start : start + FAULTED_PIECE]
+        pages.prefault(piece)
+        flight.add(file.read_at(piece, offset + start))
+
+
+def _read_in_place(file: File, data: Bytes, offset: int, flight: _InFlight, *, watched: bool) -> None:
+    step = WATCHED_PIECE if watched else max(data.size, 1)
+    for start in range(0, data.size, step):
+        flight.add(file.read_at(data[start : start + step], offset + start))
+
+
+# --- operations in flight ---
+
+
+class _InFlight:
+    """Operations waited for in the order of their submission, and all of them before anything leaves.
+
+    Parameters
+    ----------
+    report : callable(done_bytes)
+        Called when an operation has ended, and at least once.
+    done : int
+        Where the count begins: minus the bytes that are not the array's.
+    """
+
+    def __init__(self, report: Callable[[int], object], done: int = 0) -> None:
+        self.done = done
+        self._report = report
+        self._reported = False
+        self._operations: deque[Operation] = deque()
+
+    def __enter__(self) -> _InFlight:
+        return self
+
+    def add(self, operation: Operation) -> None:
+        """Take note of an operation, and wait for the oldest if there are now too many."""
+        self._operations.append(operation)
+        if len(self._operations) > IN_FLIGHT_MAX:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        self.done += self._operations[0].result()
+        self._operations.popleft()
+        self._report(max(self.done, 0))
+        self._reported = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._operations and error is None:
+                self._finish_oldest()
+            if not self._reported and error is None:
+                self._report(self.done)
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """End what is still under way. Its failure is told by the first one's."""
+        for operation in self._operations:
+            operation.cancel()
+        for operation in self._operations:
+            with suppress(Exception):
+                operation.result()
+
+
+# --- the header ---
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    data_offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _header_bytes(array: Array) -> Bytes:
+    """Everything before the data, in pages of its own."""
+    fields = {
+        "descr": _descr(array.dtype),
+        "fortran_order": array.flags.f_contiguous and not array.flags.c_contiguous,
+        "shape": array.shape,
+    }
+    # To the letter what numpy writes: some readers look for its commas.
+    version, text = _encode("{" + "".join(f"'{key}': {value!r}, " for key, value in fields.items()) + "}")
+    prefix_size = _prefix_size(version)
+    size = _padded_size(prefix_size, prefix_size + len(text) + 1)
+    if size - prefix_size > HEADER_MAX:
+        raise ValueError(f"the dtype needs a header of {size} bytes, and load reads {HEADER_MAX} at most")
+    prefix = MAGIC + bytes(version) + struct.pack(LENGTH_FIELD[version], size - prefix_size)
+    head = pages.empty(size, np.uint8)
+    head[:] = ord(" ")
+    head[: prefix_size + len(text)] = np.frombuffer(prefix + text, np.uint8)
+    head[-1] = ord("\n")
+    return head
+
+
+def _encode(text: str) -> tuple[Version, bytes]:
+    """The header's text in the oldest version of the format that takes it."""
+    try:
+        encoded = text.encode(ENCODING[1, 0])
+    except UnicodeEncodeError:
+        return (3, 0), text.encode(ENCODING[3, 0])
+    return (1, 0) if len(encoded) <= TEXT_MAX_1_0 else (2, 0), encoded
+
+
+def _prefix_size(version: Version) -> int:
+    return len(MAGIC) + len(version) + struct.calcsize(LENGTH_FIELD[version])
+
+
+def _padded_size(prefix_size: int, unpadded_size: int) -> int:
+    """Where the data begins, when the header alone ends at `unpadded_size`."""
+    for offset in DATA_OFFSETS:
+        if unpadded_size <= offset:
+            return offset
+    padded = -(-unpadded_size // NUMPY_ALIGNMENT) * NUMPY_ALIGNMENT
+    padding_is_too_much = unpadded_size - prefix_size <= NUMPY_HEADER_MAX < padded - prefix_size
+    return unpadded_size if padding_is_too_much else padded
+
+
+def _descr(dtype: np.dtype[Any]) -> Any:
+    """What the header says of a dtype, proven to lead back to items of the same size."""
+    if dtype.hasobject:
+        raise ValueError(
+            f"{dtype} holds Python objects: they would have to be pickled, which save never does"
+        )
+    try:
+        descr = npy_format.dtype_to_descr(dtype)
+        read_back = npy_format.descr_to_dtype(descr)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a .npy header can't describe {dtype}: {error}") from error
+    if read_back.hasobject or read_back.itemsize != dtype.itemsize:
+        raise ValueError(f"a .npy header can't describe {dtype}: it would be read back as {read_back}")
+    return descr
+
+
+def _read_header(file: File, name: str) -> _Header:
+    """The header, checked against the size of the file."""
+    first = _read_start(file, DATA_OFFSETS[0])
+    version, prefix_size, size = _parse_prefix(first, name)
+    start = first if size <= len(first) else _read_start(file, size)
+    if len(start) < size:
+        raise _truncated(name, "header", size, len(start))
+    shape, fortran_order, dtype = _parse_fields(start[prefix_size:size], version, name)
+    header = _Header(shape, fortran_order, dtype, size)
+    if size + header.nbytes > file.size:
+        raise _truncated(name, "data", size + header.nbytes, file.size)
+    return header
+
+
+def _read_start(file: File, nbytes: int) -> bytes:
+    buffer = pages.empty(nbytes, np.uint8)
+    return buffer[: file.read_at(buffer, 0).result()].tobytes()
+
+
+def _parse_prefix(start: bytes, name: str) -> tuple[Version, int, int]:
+    """The version, the size of what stands before the header's text, and of both together."""
+    if not start.startswith(MAGIC):
+        hint = ": an .npz archive is for numpy.load" if start.startswith(b"PK") else ""
+        raise _invalid(name, f"it begins with {start[: len(MAGIC)]!r}, not with {MAGIC!r}{hint}")
+    field_start = len(MAGIC) + 2
+    if len(start) < field_start:
+        raise _truncated(name, "header", field_start, len(start))
+    version = (start[len(MAGIC)], start[len(MAGIC) + 1])
+    if version not in LENGTH_FIELD:
+        raise _invalid(name, f"its version is {version[0]}.{version[1]}; known are 1.0, 2.0 and 3.0")
+    prefix_size = _prefix_size(version)
+    if len(start) < prefix_size:
+        raise _truncated(name, "header", prefix_size, len(start))
+    (length,) = struct.unpack(LENGTH_FIELD[version], start[field_start:prefix_size])
+    if length > HEADER_MAX:
+        raise _invalid(name, f"its header is said to be {length} bytes long; load reads {HEADER_MAX} at most")
+    return version, prefix_size, prefix_size + length
+
+
+def _parse_fields(raw: bytes, version: Version, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        text = raw.decode(ENCODING[version])
+        fields = ast.literal_eval(_checked_literal(text, python2=version < (3, 0)))
+    # Besides SyntaxError and ValueError: TypeError (a dict as a key), MemoryError and RecursionError (the
+    # parser's own bounds).
+    except Exception as error:
+        raise _invalid(name, f"its header can't be parsed ({error}): {_short(raw)}") from error
+    if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
+        raise _invalid(name, f"its header is no dict of descr, fortran_order and shape: {_short(fields)}")
+    if type(fields["fortran_order"]) is not bool:
+        raise _invalid(name, f"its fortran_order is {_short(fields['fortran_order'])}")
+    return _shape(fields["shape"], name), fields["fortran_order"], _dtype(fields["descr"], name)
+
+
+TOKEN = re.compile(
+    r"""[ \t\r\n]*
+        (?: (?P<open> [\[({] ) | (?P<close> [\])}] ) | (?P<separator> [,:] )
+          | (?P<value> [ub]? ' (?: [^'\\\r\n] | \\. )* '
+                     | [ub]? " (?: [^"\\\r\n] | \\. )* "
+                     | True | False )
+          | (?P<number> [0-9]{1,20} ) (?P<python2> L? )
+          | (?P<end> \Z ) )""",
+    re.VERBOSE,
+)
+
+
+def _checked_literal(text: str, *, python2: bool) -> str:
+    """The text without Python 2's L behind numbers, once it is certain that Python's parser can't be hurt.
+
+    The parser may run out of stack, and then ends the process, on long chains of operators, calls or
+    subscripts. So what goes to it has none: only strings, numbers, True and False, in brackets that are
+    nested within bounds and stand where a value may stand.
+    """
+    tokens: list[str] = []
+    depth, position, value_may_follow = 0, 0, True
+    while True:
+        token = TOKEN.match(text, position)
+        if token is None:
+            raise ValueError(f"nothing expected stands at character {position}")
+        position = token.end()
+        kind = token.lastgroup
+        if kind == "end":
+            return "".join(tokens)
+        if kind not in ("separator", "close") and not value_may_follow:
+            raise ValueError(f"a value follows another up to character {position}")
+        value_may_follow = kind in ("separator", "open")
+        depth += (kind == "open") - (kind == "close")
+        if depth > NESTING_MAX:
+            raise ValueError(f"brackets are nested more than {NESTING_MAX} deep")
+        if kind == "python2" and token["python2"] and not python2:
+            raise ValueError(f"a Python 2 number stands before character {position}")
+        tokens.append(token["number"] or token[0].lstrip(" \t\r\n"))
+
+
+def _shape(shape: object, name: str) -> tuple[int, ...]:
+    if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
+        raise _invalid(name, f"its shape is {_short(shape)}, no tuple of lengths")
+    if len(shape) > DIMENSIONS_MAX:
+        raise _invalid(name, f"it has {len(shape)} dimensions")
+    return shape
+
+
+def _dtype(descr: object, name: str) -> np.dtype[Any]:
+    try:
+        if not isinstance(descr, (str, list)):
+            raise TypeError("neither a string nor a list")
+        dtype = npy_format.descr_to_dtype(cast(Any, descr))
+    # Whatever a strange descr makes numpy raise: IndexError, OverflowError, warnings turned into errors.
+    except Exception as error:
+        raise _invalid(name, f"its descr is no dtype ({error}): {_short(descr)}") from error
+    if dtype.hasobject:
+        raise _invalid(name, f"it holds Python objects ({_short(descr)}), and load never unpickles")
+    if dtype.subdtype is not None or _has_negative_size(dtype):
+        raise _invalid(name, f"its descr is no dtype of an array: {_short(descr)}")
+    return dtype
+
+
+def _has_negative_size(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy 1 has let a size such as that of "V2147483648" overflow."""
+    if dtype.subdtype is not None:
+        return _has_negative_size(dtype.base)
+    return dtype.itemsize < 0 or any(_has_negative_size(field[0]) for field in (dtype.fields or {}).values())
+
+
+# --- errors ---
+
+
+def _invalid(name: str, what: str) -> ValueError:
+    return ValueError(f"{name!r} is no .npy file that can be loaded: {what}")
+
+
+def _truncated(name: str, part: str, expected: int, found: int) -> ValueError:
+    return ValueError(
+        f"{name!r} is truncated: with its {part} it has {expected} bytes or more, found {found}"
+    )
+
+
+def _short(value: object) -> str:
+    """A hostile header is long, and a message is not."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."

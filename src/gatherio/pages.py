@@ -1,0 +1,320 @@
+"""Page-aligned memory as ordinary numpy arrays.
+
+The kernel moves a page straight between a device and memory only where memory begins on a page boundary (or on the
+device's own alignment). ``numpy.empty`` gives addresses that are multiples of 16 or 64; the functions here give whole pages,
+in huge pages where that pays, and faulted in, because the first touch of a page costs more than writing it
+to the disk.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, SupportsIndex, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ._native import ffi, lib
+from .errors import AllocationError, PoolError, TimeoutError
+
+__all__ = ["Pool", "asaligned", "empty", "empty_like", "full", "is_aligned", "prefault", "zeros"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+Order: TypeAlias = Literal["C", "F"]
+
+
+def _system_facts() -> dict[str, int]:
+    facts = ffi.new("gio_system_facts *")
+    lib.gio_system(facts)
+    return {name: getattr(facts, name) for name, _ in ffi.typeof("gio_system_facts").fields}
+
+
+FACTS: Final = _system_facts()
+PAGE_SIZE: Final = FACTS["page_size"]
+HUGE_PAGE_SIZE: Final = FACTS["huge_page_size"]
+_ADDRESS_SPACE: Final = 2**63 - 1
+
+
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    sizes = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) or np.iterable(shape) else None
+    if sizes is None:
+        sizes = (operator.index(shape),)  # type: ignore[arg-type]
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"negative dimensions are not allowed: {sizes}")
+    return sizes
+
+
+def _pages(nbytes: int, huge_pages: bool | None) -> Array:
+    """A uint8 array on fresh zeroed pages, which are given back when the last view of them goes."""
+    address, allocated = ffi.new("void **"), ffi.new("uint64_t *")
+    huge = lib.GIO_HUGE_AUTO if huge_pages is None else lib.GIO_HUGE_YES if huge_pages else lib.GIO_HUGE_NO
+    code = lib.gio_pages_allocate(nbytes, huge, address, allocated)
+    if code:
+        how = " of reserved huge pages (see /proc/sys/vm/nr_hugepages)" if huge_pages else ""
+        raise MemoryError(f"cannot allocate {nbytes} bytes{how}: error {code}")
+    size = allocated[0]
+    memory = ffi.gc(address[0], lambda pages: lib.gio_pages_free(pages, size), size)
+    return np.frombuffer(ffi.buffer(memory, size), np.uint8)
+
+
+def prefault(array: Array) -> None:
+    """Fault in every page that a contiguous array lies on, keeping its contents.
+
+    Parameters
+    ----------
+    array : ndarray
+        Contiguous, of any shape and dtype, on memory that may be written.
+
+    Raises
+    ------
+    MemoryError
+        The system has not enough memory.
+
+    Notes
+    -----
+    One call of madvise(2) with MADV_POPULATE_WRITE (Linux 5.14), with the GIL released.
+    """
+    if array.nbytes == 0:
+        return
+    code = lib.gio_pages_prefault(ffi.cast("void *", array.ctypes.data), array.nbytes)
+    if code:
+        raise MemoryError(f"cannot fault in {array.nbytes} bytes: error {code}")
+
+
+def empty(
+    shape: Shape,
+    dtype: npt.DTypeLike = float,
+    order: Order = "C",
+    *,
+    huge_pages: bool | None = None,
+    prefault: bool = True,
+) -> Array:
+    """Return a new page-aligned array, without promising its contents.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Any shape that numpy takes; 0-d and empty ones too.
+    dtype : dtype
+        Any but those that hold Python objects.
+    order : {"C", "F"}
+        As in numpy.
+    huge_pages : bool, optional
+        None: from 2 MiB up the array starts on a huge page and asks for transparent ones. True: reserved huge
+        pages (MAP_HUGETLB) or MemoryError. False: none.
+    prefault : bool
+        Fault all pages in now, so that the first transfer need not.
+
+    Returns
+    -------
+    ndarray
+        An ordinary one. Its last page is its own to the end; the memory goes when the last view of it goes.
+
+    Raises
+    ------
+    MemoryError
+        The system refuses the memory, or the shape exceeds any address space.
+    TypeError
+        The dtype holds Python objects.
+    ValueError
+        A negative dimension, or an unknown order.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError(f"an array on pages cannot hold Python objects: {kind}")
+    if order not in ("C", "F"):
+        raise ValueError(f"order is 'C' or 'F', not {order!r}")
+    sizes = _as_shape(shape)
+    nbytes = kind.itemsize
+    extent = max(kind.itemsize, 1)  # numpy bounds the product of the non-zero dimensions, too
+    for size in sizes:
+        nbytes *= size
+        extent *= max(size, 1)
+    if extent > _ADDRESS_SPACE:
+        raise AllocationError(f"an array of shape {sizes} and dtype {kind} is larger than any address space")
+    memory = _pages(nbytes, huge_pages)
+    if prefault and nbytes:
+        globals()["prefault"](memory[:nbytes])
+    return np.ndarray(sizes, kind, memory, order=order)
+
+
+def zeros(
+    shape: Shape, dtype: npt.DTypeLike = float, order: Order = "C", *, huge_pages: bool | None = None
+) -> Array:
+    """Return a new page-aligned array of zeros. As `empty` otherwise: fresh pages are zero."""
+    return empty(shape, dtype, order, huge_pages=huge_pages)
+
+
+def full(
+    shape: Shape,
+    fill_value: Any,
+    dtype: npt.DTypeLike = None,
+    order: Order = "C",
+    *,
+    huge_pages: bool | None = None,
+) -> Array:
+    """Return a new page-aligned array filled with `fill_value`, of its dtype unless one is given. See `empty`."""
+    value = np.asarray(fill_value)
+    array = empty(shape, value.dtype if dtype is None else dtype, order, huge_pages=huge_pages)
+    np.copyto(array, value, casting="unsafe")
+    return array
+
+
+def empty_like(
+    prototype: npt.ArrayLike,
+    dtype: npt.DTypeLike = None,
+    order: Literal["C", "F", "A", "K"] = "K",
+    *,
+    shape: Shape | None = None,
+    huge_pages: bool | None = None,
+) -> Array:
+    """Return a new page-aligned array of the shape and dtype of another one.
+
+    ``order="K"`` and ``"A"`` give Fortran order for a Fortran-contiguous prototype, else C order: pages have no
+    other strides. See `empty`.
+    """
+    like = np.asanyarray(prototype)
+    if order in ("A", "K"):
+        order = "F" if like.flags.f_contiguous and not like.flags.c_contiguous else "C"
+    kind = like.dtype if dtype is None else dtype
+    return empty(like.shape if shape is None else shape, kind, order, huge_pages=huge_pages)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def is_aligned(x: Array) -> bool:
+    """Whether an array can be transferred without a copy: contiguous (C or Fortran) and starting on a page.
+
+    An empty array always is.
+    """
+    contiguous = x.flags.c_contiguous or x.flags.f_contiguous
+    return x.nbytes == 0 or (contiguous and _address(x) % PAGE_SIZE == 0)
+
+
+def asaligned(x: npt.ArrayLike) -> Array:
+    """Return `x` itself when it is aligned (`is_aligned`), else a page-aligned copy of it.
+
+    Raises
+    ------
+    TypeError
+        The dtype holds Python objects.
+    """
+    array = np.asanyarray(x)
+    if array.dtype.hasobject:
+        raise TypeError(f"an array on pages cannot hold Python objects: {array.dtype}")
+    if is_aligned(array):
+        return array
+    copy = empty_like(array)
+    copy[...] = array
+    return copy
+
+
+class Pool:
+    """Arrays that are made once and used many times.
+
+    Parameters
+    ----------
+    count : int
+        How many arrays.
+    shape, dtype
+        Of each of them.
+    huge_pages : bool, optional
+        As in `empty`.
+
+    Notes
+    -----
+    The pool knows its arrays by where they lie: `release` takes the array that `acquire` gave, or a view that begins
+    with it and has all its bytes. What is in an array stays there.
+    """
+
+    def __init__(
+        self, count: int, shape: Shape, dtype: npt.DTypeLike = float, *, huge_pages: bool | None = None
+    ) -> None:
+        if operator.index(count) < 1:
+            raise ValueError(f"a pool has at least one array, not {count}")
+        self._arrays = {}
+        self._available = threading.Condition()
+        self._closed = False
+        for _ in range(count):
+            array = empty(shape, dtype, huge_pages=huge_pages)
+            self._arrays[_address(array)] = array
+        self._free = list(self._arrays)
+        self._nbytes = array.nbytes
+
+    _arrays: dict[int, Array]
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    @property
+    def available(self) -> int:
+        """How many arrays can be acquired without waiting."""
+        return len(self._free)
+
+    def acquire(self, timeout: float | None = None) -> Array:
+        """Take an array out of the pool; nobody else gets it until it is released.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for one. None waits until there is one, 0 does not wait.
+
+        Raises
+        ------
+        TimeoutError
+            None was released in time.
+        ValueError
+            The pool is closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._available:
+            while not self._free:
+                if self._closed:
+                    break
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"all {len(self)} arrays of the pool are in use; release one, or make it larger")
+                self._available.wait(left)
+            if self._closed:
+                raise ValueError("the pool is closed")
+            return self._arrays[self._free.pop()]
+
+    def release(self, array: Array) -> None:
+        """Give an array back.
+
+        Raises
+        ------
+        PoolError
+            It is not one of this pool's, or it has been released already.
+        """
+        address = _address(array)
+        with self._available:
+            if address not in self._arrays or array.nbytes != self._nbytes:
+                raise PoolError(f"not an array of this pool: shape {array.shape} at address {address:#x}")
+            if address in self._free:
+                raise PoolError(f"released twice: the array at address {address:#x}")
+            self._free.append(address)
+            self._available.notify()
+
+    def close(self) -> None:
+        """Hand out no more arrays. Those in use stay valid; the memory goes with the last of them."""
+        with self._available:
+            self._closed = True
+            self._available.notify_all()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+

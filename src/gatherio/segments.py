@@ -1,0 +1,167 @@
+"""Segments: the list of places in memory that one gather or scatter moves, in the order of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ._native import ffi
+from .errors import AlignmentError
+from .pages import PAGE_SIZE
+
+__all__ = ["Segments"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def checked(array: object) -> Array:
+    """`array` itself, if it is an ndarray whose bytes can be handed to the kernel."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"expected a numpy array, not {type(array).__name__}")
+    if array.dtype.hasobject:
+        raise TypeError(f"an array of Python objects cannot go to a file: dtype {array.dtype}")
+    if not array.flags.c_contiguous:
+        raise AlignmentError(
+            f"not C-contiguous: an array of shape {array.shape} and strides {array.strides}; "
+            "numpy.ascontiguousarray or gatherio.asaligned makes a copy that is"
+        )
+    return array
+
+
+def checked_targets(writeable: bool) -> None:
+    """Raise unless what is to be read into may be written."""
+    if not writeable:
+        raise ValueError("cannot read into a read-only array; make it writeable or read into a copy")
+
+
+class Segments:
+    """The places in memory that a gather takes a file's bytes from, or that a scatter puts them in.
+
+    Built once, used as often as you like; it keeps its arrays alive.
+
+    Parameters
+    ----------
+    arrays : iterable of ndarray
+        C-contiguous, of any shapes and dtypes; in the order that they have in the file.
+
+    Attributes
+    ----------
+    nbytes : int
+        The sum of the arrays' bytes.
+
+    Raises
+    ------
+    AlignmentError
+        An array is not C-contiguous.
+    TypeError
+        Not an array, or one of Python objects.
+    """
+
+    __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "nbytes")
+
+    def __init__(self, arrays: Iterable[Array]) -> None:
+        if isinstance(arrays, np.ndarray):
+            raise TypeError("expected a list of arrays, not an array; Segments.rows takes the rows of one")
+        owners = [checked(array) for array in arrays]
+        table = np.empty((len(owners), 2), np.uint64)
+        if owners:
+            table[:, 0] = [array.__array_interface__["data"][0] for array in owners]
+            table[:, 1] = [array.nbytes for array in owners]
+        self._set(table, owners, all(array.flags.writeable for array in owners))
+
+    def _set(self, table: Array, owners: list[Array], writeable: bool) -> None:
+        self._table = table
+        self._owners = owners
+        self._writeable = writeable
+        self._distinct: bool | None = None
+        self._native: Any = ffi.from_buffer("gio_segment[]", table)
+        self.nbytes = int(table[:, 1].sum(dtype=np.uint64))
+
+    @classmethod
+    def rows(cls, array: Array, indices: npt.ArrayLike) -> Segments:
+        """Take rows of one array, chosen and ordered by an index array, without a loop over them.
+
+        Parameters
+        ----------
+        array : ndarray
+            C-contiguous, with at least one dimension. For transfers without a copy it starts on a page and its rows
+            are whole pages.
+        indices : array_like of int, 1-d
+            Along the first axis. Negative ones count from the end, as in numpy.
+
+        Raises
+        ------
+        IndexError
+            An index is out of range.
+        """
+        checked(array)
+        if array.ndim == 0:
+            raise ValueError("a 0-d array has no rows")
+        index = np.asarray(indices)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+            raise TypeError(f"indices are a 1-d array of integers, not {index.ndim}-d of {index.dtype}")
+        count = array.shape[0]
+        index = index.astype(np.int64, copy=False)
+        if index.size:
+            low, high = int(index.min()), int(index.max())
+            if low < -count or high >= count:
+                raise IndexError(f"row {low if low < -count else high} is out of range for {count} rows")
+            if low < 0:
+                index = np.where(index < 0, index + count, index)
+        stride = array.nbytes // count if count else 0
+        table = np.empty((index.size, 2), np.uint64)
+        np.multiply(index, stride, out=table[:, 0], casting="unsafe")
+        table[:, 0] += np.uint64(array.__array_interface__["data"][0])
+        table[:, 1] = stride
+        segments = cls.__new__(cls)
+        segments._set(table, [array], array.flags.writeable)
+        if index.size:  # rows do not overlap: no index twice is all that a scatter needs
+            seen = np.zeros(count, np.bool_)
+            seen[index] = True
+            segments._distinct = bool(stride == 0 or np.count_nonzero(seen) == index.size)
+        return segments
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __repr__(self) -> str:
+        return f"<gatherio.Segments: {len(self)} segments, {self.nbytes} bytes>"
+
+    def check_in_place(self, alignment: int) -> None:
+        """Raise AlignmentError unless all this can be moved without a copy.
+
+        Each segment starts on a page; each but the last is whole pages; the last is a multiple of `alignment`.
+        """
+        addresses, lengths = self._table[:, 0], self._table[:, 1]
+        page = np.uint64(PAGE_SIZE)
+        bad = addresses % page != 0
+        bad[:-1] |= lengths[:-1] % page != 0
+        bad[-1:] |= lengths[-1:] % np.uint64(alignment) != 0
+        bad &= lengths != 0
+        if not bad.any():
+            return
+        at = int(np.argmax(bad))
+        address, length = int(addresses[at]), int(lengths[at])
+        if address % PAGE_SIZE:
+            problem = f"starts {address % PAGE_SIZE} bytes behind a page boundary"
+        elif at < len(self) - 1:
+            problem = f"is no whole number of pages of {PAGE_SIZE} bytes, and not the last"
+        else:
+            problem = f"ends the transfer at no multiple of {alignment} bytes"
+        raise AlignmentError(
+            f"array {at} of {len(self)} ({length} bytes at address {address:#x}) {problem}: "
+            "copy=None copies just what must be; gatherio.empty and gatherio.asaligned give arrays that need no copy"
+        )
+
+    def check_targets(self) -> None:
+        """Raise ValueError unless these can be read into: writeable, and no byte in it twice."""
+        checked_targets(self._writeable)
+        if self._distinct is None:
+            filled = self._table[self._table[:, 1] != 0]
+            ordered = filled[np.argsort(filled[:, 0])]
+            self._distinct = bool((ordered[:-1].sum(axis=1) <= ordered[1:, 0]).all())
+        if not self._distinct:
+            raise ValueError("a place in memory is in this scatter twice: which bytes it would end up with is undefined")

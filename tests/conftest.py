@@ -1,0 +1,216 @@
+"""Folders on file systems of every kind the library meets, and the rule that a skip is never a pass.
+
+`disk_dir` and `tmpfs_dir` are had everywhere. The others are loop devices, made on first use, and need root:
+
+    ext4_dir, xfs_dir, btrfs_dir   1 GiB each, 512-byte sectors
+    sector4k_dir                   ext4 on a device with 4096-byte sectors, as on a 4Kn disk
+    small_disk_dir                 ext4 with some 20 MiB of room, to be filled up
+
+Each fixture gives a new, empty folder, which is removed after the test. With GATHERIO_CI=1 in the environment
+every skip is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+IN_CI = os.environ.get("GATHERIO_CI") == "1"
+TOOL_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps mkfs, also for plain users
+
+
+# --- skips ---
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and GATHERIO_CI=1 allows no skip: {report.longreprtext}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+# --- folders ---
+
+
+def file_system_type(path: Path) -> str:
+    """The name statfs gives it: "ext2/ext3", "xfs", "btrfs", "tmpfs", "overlayfs"."""
+    command = ["stat", "--file-system", "--format=%T", path]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def _new_folder(parent: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="gatherio-", dir=parent) as name:
+        yield Path(name)
+
+
+@functools.cache
+def _disk() -> Path:
+    """A place on this machine's own disk. Not pytest's tmp_path: /tmp may be a tmpfs."""
+    path = Path(os.environ.get("GATHERIO_TEST_DIR", "/var/tmp"))
+    if file_system_type(path) in ("tmpfs", "ramfs"):
+        pytest.skip(f"{path} is in memory: set GATHERIO_TEST_DIR to a folder on a disk")
+    return path
+
+
+@pytest.fixture
+def disk_dir() -> Iterator[Path]:
+    with _new_folder(_disk()) as folder:
+        yield folder
+
+
+@pytest.fixture
+def tmpfs_dir() -> Iterator[Path]:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or file_system_type(shm) != "tmpfs":
+        pytest.skip("/dev/shm is no tmpfs here")
+    with _new_folder(shm) as folder:
+        yield folder
+
+
+# --- loop-mounted disks ---
+
+
+class LoopDisk(NamedTuple):
+    size_mib: int  # of a sparse image: what is not written costs nothing
+    sector_size: int
+    mkfs: list[str]
+
+
+LOOP_DISKS = {
+    # mkfs.xfs refuses less than 300 MiB; the rest is room for the tests.
+    "ext4": LoopDisk(1024, 512, ["mkfs.ext4", "-q", "-F"]),
+    "xfs": LoopDisk(1024, 512, ["mkfs.xfs", "-q", "-f"]),
+    "btrfs": LoopDisk(1024, 512, ["mkfs.btrfs", "-q", "-f"]),
+    "sector4k": LoopDisk(1024, 4096, ["mkfs.ext4", "-q", "-F"]),
+    # No journal: freed blocks can be used at once. No reserve: root runs out of room like anybody.
+    "small": LoopDisk(24, 512, ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal"]),
+}
+DEBIAN_PACKAGE = {"mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs"}
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, env={**os.environ, "PATH": TOOL_PATH}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(
+            f"{' '.join(map(str, command))}: exit code {done.returncode}: {done.stderr.strip()}"
+        )
+    return done.stdout.strip()
+
+
+class LoopMounts:
+    """The loop disks mounted so far, in a mount namespace of this process.
+
+    Nothing is left behind whatever happens: the namespace goes with the process and takes the mounts along, a
+    device detaches itself when it is unmounted, and an image has lost its name before the first test sees it.
+    """
+
+    def __init__(self, folder: Path, at_end: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._at_end = at_end
+        self._mounted: dict[str, Path] = {}
+
+    def mount(self, name: str) -> Path:
+        if name not in self._mounted:
+            self._require(LOOP_DISKS[name].mkfs[0])
+            if not self._mounted:
+                self._leave_the_mount_namespace()
+            self._mounted[name] = self._make(name, LOOP_DISKS[name])
+        return self._mounted[name]
+
+    @staticmethod
+    def _require(mkfs: str) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("mounting a loop device needs root")
+        for tool, package in ((mkfs, DEBIAN_PACKAGE[mkfs]), ("losetup", "mount"), ("mount", "mount")):
+            if shutil.which(tool, path=TOOL_PATH) is None:
+                pytest.skip(f"needs {tool} (Debian: {package})")
+        if not Path("/dev/loop-control").exists():
+            pytest.skip("this kernel or container has no loop devices (/dev/loop-control)")
+
+    @staticmethod
+    def _leave_the_mount_namespace() -> None:
+        clone_newns = 0x00020000  # os.unshare came with Python 3.12
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(clone_newns) != 0:
+            error = ctypes.get_errno()
+            pytest.skip(f"no mount namespace of our own to be had: {os.strerror(error)}")
+        _run("mount", "--make-rprivate", "/")  # else our mounts would appear outside too
+
+    def _make(self, name: str, disk: LoopDisk) -> Path:
+        image = self._folder / f"{name}.img"
+        mount_point = self._folder / name
+        mount_point.mkdir()
+        with image.open("wb") as file:
+            file.truncate(disk.size_mib << 20)
+        try:
+            device = _run("losetup", "--find", "--show", "--sector-size", str(disk.sector_size), image)
+        finally:
+            image.unlink()  # the device holds on to it
+        try:
+            _run(*disk.mkfs, device)
+            _run("mount", device, mount_point)
+        finally:
+            _run("losetup", "--detach", device)  # takes effect when the device is no longer mounted
+        # Lazily: a failed test may still hold a file open.
+        self._at_end.callback(_run, "umount", "--lazy", mount_point)
+        return mount_point
+
+
+@pytest.fixture(scope="session")
+def loop_mounts() -> Iterator[LoopMounts]:
+    with _new_folder(_disk()) as folder, contextlib.ExitStack() as at_end:
+        yield LoopMounts(folder, at_end)
+
+
+@pytest.fixture
+def ext4_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("ext4")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def xfs_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("xfs")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def btrfs_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("btrfs")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def sector4k_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("sector4k")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def small_disk_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("small")) as folder:
+        yield folder

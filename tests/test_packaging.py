@@ -1,0 +1,225 @@
+"""What is shipped, and who may import or include what: rules of the house, held as data."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "gatherio"
+CSRC = ROOT / "csrc"
+
+# --- sdist and wheel ---
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist and the wheel that was built from it, without a network."""
+    pytest.importorskip("build", reason="needs the package build: pip install 'gatherio[test]'")
+    folder = tmp_path_factory.mktemp("packaging")
+    tree = folder / "tree"  # a copy: a build leaves an egg-info folder, and an old one would be believed
+    leave_out = shutil.ignore_patterns(
+        ".git", ".*_cache", ".hypothesis", ".venv", "venv", "build", "dist", "*.egg-info", "*.so"
+    )
+    shutil.copytree(ROOT, tree, ignore=leave_out)
+    dist = folder / "dist"
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), str(tree)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    (folder / "build.log").write_text(done.stdout, encoding="utf-8")
+    return dist
+
+
+@pytest.fixture(scope="module")
+def sdist_names(built: Path) -> set[str]:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Iterator[zipfile.ZipFile]:
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_c_compiles_without_a_warning(built: Path) -> None:
+    log = (built.parent / "build.log").read_text(encoding="utf-8")
+    assert re.findall(r"^.*\.[ch]:\d+:\d+: warning: .*$", log, re.MULTILINE) == []
+
+
+def test_sdist_holds_the_c_of_every_system(sdist_names: set[str]) -> None:
+    assert {f"csrc/{path.name}" for path in CSRC.iterdir()} <= sdist_names
+
+
+def test_sdist_builds_and_tests_itself(sdist_names: set[str]) -> None:
+    needed = [
+        "pyproject.toml",
+        "setup.py",
+        "build_ffi.py",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    ]
+    tests = [f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")]
+    assert {*needed, *tests, ".ci/run", "src/gatherio/py.typed"} <= sdist_names
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    python = {f"gatherio/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
+    typing = {"gatherio/py.typed", *(f"gatherio/{path.name}" for path in PACKAGE.glob("*.pyi"))}
+    extension = {name for name in names if name.startswith("gatherio/_gatherio.") and name.endswith(".so")}
+    assert len(extension) == 1
+    assert names == python | typing | extension
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="free-threaded CPython has no stable ABI"
+)
+def test_wheel_serves_every_cpython_from_310_on(wheel: zipfile.ZipFile) -> None:
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/WHEEL"))
+    tag = re.search(r"^Tag: (\S+)$", wheel.read(metadata).decode(), re.MULTILINE)
+    assert tag and tag[1].startswith("cp310-abi3-linux_")
+    assert "gatherio/_gatherio.abi3.so" in wheel.namelist()
+
+
+def test_the_wheel_imports(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import gatherio; print(gatherio.__file__)"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+
+
+# --- imports point one way ---
+
+# A module may import from its own row and from the rows above it, never in a circle. A new module gets its
+# place here first.
+LAYERS = [
+    {"errors", "_native", "_progress"},
+    {"pages", "segments"},
+    {"file", "operation", "queue"},
+    {"mapping", "npy", "recorder"},
+    {"__init__"},
+    {"__main__"},
+]
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+
+def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those under `if TYPE_CHECKING:`, which no program runs."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for alternative in node.orelse:
+                yield alternative
+                yield from runtime_nodes(alternative)
+        else:
+            yield node
+            yield from runtime_nodes(node)
+
+
+def imports_of(source: str) -> set[str]:
+    """The names of the package's modules that a module of it imports, at its top or inside a function."""
+    found: set[str] = set()
+    for node in runtime_nodes(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = "gatherio" if node.level else ""
+            base = ".".join(filter(None, (start, node.module)))
+            dotted = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in dotted:
+            package, *rest = name.split(".")
+            if package == "gatherio":
+                known = rest and (rest[0] in LAYER_OF or rest[0] == "_gatherio")
+                found.add(rest[0] if known else "__init__")
+    return found
+
+
+def package_imports() -> dict[str, set[str]]:
+    return {path.stem: imports_of(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+
+
+def test_the_import_reader_sees_every_form() -> None:
+    source = """
+import gatherio.pages
+import numpy
+from gatherio import segments as s, open
+from . import file
+from .queue import CompletionQueue
+if TYPE_CHECKING:
+    from .npy import save
+def late():
+    from gatherio._gatherio import lib
+"""
+    assert imports_of(source) == {"pages", "segments", "__init__", "file", "queue", "_gatherio"}
+
+
+def test_every_module_has_its_place() -> None:
+    assert package_imports().keys() <= LAYER_OF.keys(), "give the new module a row in LAYERS"
+
+
+def test_imports_point_one_way() -> None:
+    wrong = [
+        f"{importer} imports {imported}"
+        for importer, names in package_imports().items()
+        for imported in names - {"_gatherio"}
+        if LAYER_OF[imported] > LAYER_OF[importer]
+    ]
+    assert not wrong
+
+
+def test_imports_make_no_circle() -> None:
+    waiting = {name: imported - {"_gatherio"} for name, imported in package_imports().items()}
+    while free := [name for name, imported in waiting.items() if not imported & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, "these modules import each other"
+
+
+def test_only_native_imports_the_compiled_module() -> None:
+    assert [name for name, imported in package_imports().items() if "_gatherio" in imported] == ["_native"]
+
+
+# --- the build chooses files, the preprocessor does not ---
+
+ONE_SYSTEM = re.compile(r".*_(linux|windows)|backend_(uring|threads|iocp)")
+CONDITIONAL = re.compile(r"^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif|else)\b.*$", re.MULTILINE)
+INCLUDE_GUARD = re.compile(r"^#ifndef (\w+)\n#define \1\n", re.MULTILINE)
+
+
+def conditionals(text: str) -> list[str]:
+    """The conditional lines of a C file, without the guard against being included twice."""
+    return CONDITIONAL.findall(INCLUDE_GUARD.sub("", text, count=1))
+
+
+def test_the_conditional_reader() -> None:
+    guard = "/* what it is */\n#ifndef A_H\n#define A_H\nint a;\n#endif\n"
+    assert conditionals(guard) == []
+    assert conditionals(guard + "# ifdef _WIN32\n#endif\n") == ["# ifdef _WIN32"]
+    assert conditionals("#ifndef A\n#define A 1\n#endif\n") == ["#ifndef A"]
+
+
+def test_shared_c_has_no_conditionals() -> None:
+    found = {
+        path.name: lines
+        for path in sorted(CSRC.glob("*.[ch]"))
+        if not ONE_SYSTEM.fullmatch(path.stem) and (lines := conditionals(path.read_text(encoding="utf-8")))
+    }
+    assert not found
