@@ -99,7 +99,25 @@ int32_t gio_file_flush(gio_file *file)
 
 int32_t gio_file_close(gio_file *file)
 {
-    gio_os_file_close(file);
-    free(file);
+    gio_queue *queue = file->queue;
+    int forked = gio_queue_usable(queue) != 0; /* the child's copies of the descriptors are its own to close */
+
+    if (!forked)
+        gio_mutex_lock(&queue->mutex);
+    int busy = !forked && file->operations != 0;
+    int was_open = !file->closed;
+    if (!busy)
+        file->closed = 1;
+    if (!forked)
+        gio_mutex_unlock(&queue->mutex);
+    if (busy)
+        return GIO_E_TIMEOUT;
+    if (was_open)
+        gio_os_file_close(file);
     return 0;
+}
+
+void gio_file_free(gio_file *file)
+{
+    free(file);
 }

@@ -186,7 +186,9 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 /* Cuts what was reserved and never written. */
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
-int32_t gio_file_close(gio_file *file); /* frees it; nothing may be in flight */
+/* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */
+int32_t gio_file_close(gio_file *file);
+void gio_file_free(gio_file *file);
 
 /* Events: a flag that other threads set and a poll loop can watch. */
 int32_t gio_event_create(gio_event **event);

@@ -111,6 +111,7 @@ struct gio_file {
     uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
     int32_t reserved;
+    int32_t closed;
 };
 
 /* ---- plan.c: pure -------------------------------------------------------------------------------------- */

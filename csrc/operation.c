@@ -436,7 +436,7 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     if (offset > INT64_MAX || length > (uint64_t)INT64_MAX - offset)
         return -(int64_t)gio_code_invalid();
     gio_mutex_lock(&queue->mutex);
-    if (queue->closing)
+    if (queue->closing || file->closed)
         code = GIO_E_CLOSED;
     else if (queue->free_operations.first == NULL)
         code = more_operations(queue);

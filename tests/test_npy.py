@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.lib import format as npy_format
 
 import gatherio as gio
 from gatherio import npy
@@ -32,10 +32,14 @@ Array = np.ndarray[Any, Any]
 
 
 def assert_same(found: Array, expected: Array) -> None:
-    """Bit by bit: NaN, signed zeros and the padding of contiguous structures too."""
+    """Bit by bit, so NaN and signed zeros too; without padding, which numpy.load does not restore."""
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
-    assert found.tobytes() == np.asarray(expected).tobytes()
+    if found.dtype.names is None:
+        assert found.tobytes() == np.asarray(expected).tobytes()
+    else:
+        for name in found.dtype.names:
+            assert_same(np.asarray(found)[name], np.asarray(expected)[name])
 
 
 def names_in(folder: Path) -> list[str]:
@@ -112,14 +116,16 @@ def test_every_dtype_and_shape_both_ways(dtype: Any, tmpfs_dir: Path) -> None:
             gio.save(ours, array)
             np.save(theirs, array)
             assert header_text(ours) == header_text(theirs)
-            data = (path.read_bytes()[data_offset_of(path) :] for path in (ours, theirs))
-            assert next(data) == next(data)
+            data = theirs.read_bytes()[data_offset_of(theirs) :]
+            assert ours.read_bytes()[data_offset_of(ours) :] == data
             assert_same(np.load(ours), np.load(theirs))
             for path in (ours, theirs):
                 loaded = gio.load(path)
                 assert_same(loaded, np.load(path))
-                assert loaded.flags.c_contiguous == array.flags.c_contiguous
-                assert loaded.flags.f_contiguous == array.flags.f_contiguous
+                assert (loaded if array.flags.c_contiguous else loaded.T).tobytes() == data  # padding too
+                if array.itemsize:  # numpy sees no order in items of no bytes, or any
+                    assert loaded.flags.c_contiguous == array.flags.c_contiguous
+                    assert loaded.flags.f_contiguous == array.flags.f_contiguous
                 assert loaded.flags.writeable and type(loaded) is np.ndarray
     assert names_in(tmpfs_dir) == ["ours.npy", "theirs.npy"]
 
@@ -304,7 +310,7 @@ def test_metadata_of_a_dtype_is_dropped_with_numpys_warning(tmpfs_dir: Path) -> 
 
 def wide_dtype(text_bytes: int) -> np.dtype[Any]:
     """A dtype with which the header's text has about `text_bytes`."""
-    return np.dtype([(f"field_{i:05}", "<f4") for i in range((text_bytes - 60) // 23)])
+    return np.dtype([(f"field_{i:05}", "<f4") for i in range((text_bytes - 60) // 24)])
 
 
 @pytest.mark.parametrize(
@@ -508,7 +514,7 @@ HOSTILE_TEXTS = {
     "a type with a negative shape": with_shape("(3,)", "[('a', '<i4', (-1,))]"),
     "a type of 2 GiB": with_shape("(3,)", "'|V2147483648'"),
     "fields of 2 GiB": with_shape("(3,)", "[('a', '|V2147483648'), ('b', '<i8')]"),
-    "fields of 4 GiB together": with_shape("(3,)", "[('a', '|V2147483647'), ('b', '|V2147483647'), ('c', '|V9')]"),
+    "fields of 4 GiB": with_shape("(3,)", "[('a','|V2147483647'), ('b','|V2147483647'), ('c','|V9')]"),
     "a type beyond 64 bits": with_shape("(3,)", "'|V99999999999999999999'"),
     "a field twice": with_shape("(3,)", "[('a', '<i4'), ('a', '<i4')]"),
     "a field of one part": with_shape("(3,)", "[('a',)]"),
@@ -605,9 +611,8 @@ def test_no_header_is_taken_that_numpy_refuses(text: str, version: tuple[int, in
     path.write_bytes(npy_bytes(text, version) + bytes(4096))
     with contextlib.suppress(ValueError):
         loaded = gio.load(path)
-        with pytest.MonkeyPatch.context() as patch, np.testing.suppress_warnings() as quiet:
-            patch.setattr(sys, "set_int_max_str_digits", None, raising=False)
-            quiet.filter(UserWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 2's numbers
             assert_same(loaded, np.load(path))
 
 
@@ -633,10 +638,8 @@ def test_a_file_cut_anywhere(writer: Callable[..., None], tmpfs_dir: Path) -> No
         os.truncate(path, length)
         with pytest.raises(ValueError, match=r"cut\.npy") as caught:
             gio.load(path)
-        if length >= 10:
-            numbers = str(caught.value).replace(",", "").split()
-            assert str(length) in numbers or length >= 4096 or "parse" in str(caught.value)
-            assert "truncated" in str(caught.value)
+        if length >= 6:
+            assert "truncated" in str(caught.value) and str(caught.value).endswith(f"found {length}")
 
 
 def test_truncated_data_is_told_in_numbers(tmpfs_dir: Path) -> None:
@@ -842,11 +845,12 @@ def test_the_name_is_taken_as_it_is(disk_dir: Path, monkeypatch: pytest.MonkeyPa
         gio.save(path, [1, 2, 3])
         assert_same(gio.load(path), np.array([1, 2, 3]))
     assert names_in(disk_dir) == sorted(["plain", "bytes", "path", "a.txt", longest, strange, "-"])
-    for path in (None, 5, 2.5):
+    no_name: Any
+    for no_name in (None, 5, 2.5):
         with pytest.raises(TypeError):
-            gio.save(path, [1])  # type: ignore[arg-type]
+            gio.save(no_name, [1])
         with pytest.raises(TypeError):
-            gio.load(path)  # type: ignore[arg-type]
+            gio.load(no_name)
 
 
 def test_a_symbolic_link_stays_and_what_it_points_at_is_replaced(disk_dir: Path) -> None:

@@ -157,7 +157,9 @@ def _write_in_blocks(file: File, head: Bytes, array: Array, flight: _InFlight) -
     Only whole pages are sent; what stands behind the last one moves on to the next buffer. So each write is
     aligned, and no two in flight share a page of the file.
     """
-    buffers = itertools.cycle([pages.empty(BUFFER_BYTES, np.uint8) for _ in range(BUFFERS)])
+    total = head.size + array.nbytes
+    count = 1 if total <= BUFFER_BYTES else BUFFERS
+    buffers = itertools.cycle([pages.empty(min(total, BUFFER_BYTES), np.uint8) for _ in range(count)])
     buffer, fill, offset = next(buffers), head.size, 0
     buffer[:fill] = head
     for block in _blocks(_as_items(array), BLOCK_BYTES):
@@ -244,7 +246,7 @@ def _take_over(temporary: str, old: os.stat_result) -> None:
     """
     new = os.stat(temporary)
     if sys.platform != "win32" and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        with suppress(PermissionError):
+        with suppress(OSError):
             os.chown(temporary, old.st_uid, old.st_gid)
     mode = stat.S_IMODE(old.st_mode) & 0o777  # set-user-id bits were meant for the old content
     if stat.S_IMODE(new.st_mode) != mode:

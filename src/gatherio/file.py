@@ -1,0 +1,418 @@
+"""Files: gather, scatter, and what stands around them."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import threading
+import warnings
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Final, TypeAlias
+
+import numpy.typing as npt
+
+from ._native import SLICE_NS, check, describe, error, ffi, lib
+from .errors import AlignmentError
+from .operation import Operation
+from .pages import PAGE_SIZE
+from .queue import CompletionQueue, default_queue
+from .segments import Segments, checked, checked_targets
+
+__all__ = ["File", "open"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_READ: Final = lib.GIO_ACCESS_READ
+_WRITE: Final = lib.GIO_ACCESS_WRITE
+_MODES: Final[dict[str, tuple[int, int]]] = {
+    "r": (_READ, lib.GIO_OPEN_EXISTING),
+    "r+": (_READ | _WRITE, lib.GIO_OPEN_EXISTING),
+    "w": (_WRITE, lib.GIO_OPEN_TRUNCATE),
+    "w+": (_READ | _WRITE, lib.GIO_OPEN_TRUNCATE),
+    "x": (_WRITE, lib.GIO_OPEN_NEW),
+    "x+": (_READ | _WRITE, lib.GIO_OPEN_NEW),
+}
+_STAGING: Final = {False: lib.GIO_STAGE_NOTHING, None: lib.GIO_STAGE_RAGGED, True: lib.GIO_STAGE_ALL}
+_OFFSET_MAX: Final = 2**63 - 1
+
+
+class File:
+    """An open file. Made by `gatherio.open`.
+
+    Attributes
+    ----------
+    name : str or bytes or os.PathLike
+        As given to `open`.
+    mode : str
+    direct : bool
+        Whether transfers go around the page cache.
+    backend : str
+        What carries them out: "uring", "threads" or "sync".
+    reason : str
+        Why this way, in words.
+    alignment : int
+        Bytes. What `write_gather` and `read_scatter` without a copy ask of offsets and of the last array's length.
+    """
+
+    _native: Any = None
+
+    def __init__(
+        self, path: Path, mode: str, direct: bool | None, durable: bool, queue: CompletionQueue
+    ) -> None:
+        if mode not in _MODES:
+            raise ValueError(f"mode is one of {', '.join(_MODES)}, not {mode!r}; files are always binary")
+        if direct not in (None, True, False):
+            raise ValueError(f"direct is None, True or False, not {direct!r}")
+        encoded = os.fsencode(path)
+        if b"\0" in encoded:
+            raise ValueError("embedded null byte in the path")
+        self.name = path
+        self.mode = mode
+        self._access, create = _MODES[mode]
+        self._queue = queue
+        self._lock = threading.Lock()
+        self._closed = False
+        self._untold: dict[int, Operation] = {}  # writes that failed, and nobody knows
+        place, facts = ffi.new("gio_file **"), ffi.new("gio_file_facts *")
+        wish = lib.GIO_DIRECT_AUTO if direct is None else int(direct)
+        code = lib.gio_file_open(queue._native, encoded, self._access, create, wish, durable, place, facts)
+        if code:
+            how = "direct I/O asked for; direct=None goes buffered where there is none" if direct else f"mode {mode!r}"
+            raise error(code, f"opening the file, {how}", path)
+        self._native = ffi.gc(place[0], lib.gio_file_free)
+        self._handle = int(facts.handle)
+        self.direct = bool(facts.direct)
+        self.backend = queue.backend
+        self.alignment = int(facts.offset_alignment) or PAGE_SIZE
+        self.memory_alignment = int(facts.memory_alignment) or PAGE_SIZE
+        self.file_system = int(facts.file_system)
+        self.reason = f"{_why_direct(facts)}; {queue.reason}"
+
+    # -- transfers ------------------------------------------------------------------------------------------
+
+    def write_gather(
+        self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False
+    ) -> Operation:
+        """Write many arrays, one behind the other, to one contiguous range of the file.
+
+        Parameters
+        ----------
+        arrays : iterable of ndarray, or Segments
+            In the order of the file; C-contiguous. Leave them unchanged until the operation has finished.
+        offset : int
+            Bytes from the start of the file.
+        copy : bool or None
+            False: nothing is copied. Every array starts on a page and is whole pages, but the last, which is a multiple of
+            `alignment`; so is `offset`. None: what is not aligned so is copied through page-aligned buffers, and the
+            rest is not. True: everything is copied, 2 MiB at a time, which on some disks is the faster way for
+            many separate pages, and costs CPU time.
+
+        Returns
+        -------
+        Operation
+            Submitted. Its result is the number of bytes. Operations may finish in any order, and none is
+            atomic; what overlaps and is in flight together ends up mixed.
+
+        Raises
+        ------
+        AlignmentError
+            With ``copy=False``, before any system call, whatever the file system would have taken.
+        PermissionError
+            The file is open for reading.
+        ValueError
+            The file is closed, or an argument makes no sense.
+
+        Notes
+        -----
+        pwritev2(2) with IORING_OP_WRITEV on Linux, WriteFileGather on Windows. Neighbours in memory are joined and
+        go as plain writes.
+        """
+        return self._many(True, arrays, offset, copy)
+
+    def read_scatter(
+        self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False
+    ) -> Operation:
+        """Read one contiguous range of the file into many arrays, one behind the other.
+
+        As `write_gather` otherwise. The arrays must be writeable, and no byte may be in them twice. A read that crosses the
+        end of the file has the short count as its result; what is in the arrays beyond it is unspecified.
+        """
+        return self._many(False, arrays, offset, copy)
+
+    def write_at(self, array: Array, offset: int) -> Operation:
+        """Write one array, of any size, to any offset.
+
+        What is aligned goes from where it stands; the rest is copied through page-aligned buffers, and blocks that are written
+        in part are merged with what the file has. A file that grows ends at exactly ``offset + array.nbytes``.
+
+        Parameters
+        ----------
+        array : ndarray
+            C-contiguous. Leave it unchanged until the operation has finished.
+        offset : int
+            Bytes from the start of the file.
+
+        Returns
+        -------
+        Operation
+            See `write_gather`.
+        """
+        return self._one(True, array, offset)
+
+    def read_at(self, array: Array, offset: int) -> Operation:
+        """Read into one array, of any size, from any offset. See `write_at` and `read_scatter`."""
+        return self._one(False, array, offset)
+
+    def _one(self, writes: bool, array: Array, offset: int) -> Operation:
+        checked(array)
+        nbytes = array.nbytes
+        offset = self._checked_range(writes, offset, nbytes)
+        if not writes:
+            checked_targets(array.flags.writeable)
+        queue = self._queue
+        key = next(queue._keys)
+        operation = Operation(self, queue, key, writes, offset, nbytes, array)
+        queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
+        ticket = lib.gio_submit_one(self._native, writes, ffi.from_buffer(array), nbytes, offset, key)
+        return self._submitted(operation, ticket)
+
+    def _many(self, writes: bool, arrays: Iterable[Array] | Segments, offset: int, copy: bool | None) -> Operation:
+        if copy not in _STAGING:
+            raise ValueError(f"copy is False, None or True, not {copy!r}")
+        segments = arrays if isinstance(arrays, Segments) else Segments(arrays)
+        offset = self._checked_range(writes, offset, segments.nbytes)
+        if copy is False:
+            if offset % self.alignment:
+                raise AlignmentError(
+                    f"offset {offset} is no multiple of the file's alignment, {self.alignment} bytes: "
+                    "copy=None copies just what must be; write_at and read_at take any offset"
+                )
+            segments.check_in_place(self.alignment)
+        if not writes:
+            segments.check_targets()
+        queue = self._queue
+        key = next(queue._keys)
+        operation = Operation(self, queue, key, writes, offset, segments.nbytes, segments)
+        queue._inflight[key] = operation
+        ticket = lib.gio_submit(
+            self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key
+        )
+        return self._submitted(operation, ticket)
+
+    def _submitted(self, operation: Operation, ticket: int) -> Operation:
+        queue = self._queue
+        if ticket < 0:
+            queue._inflight.pop(operation._key, None)
+            self._check_open()  # closed by another thread just now
+            raise error(-ticket, operation._doing(), self.name)
+        operation._ticket = ticket
+        queue._sweep(operation._length)
+        return operation
+
+    def _checked_range(self, writes: bool, offset: int, nbytes: int) -> int:
+        self._check_open()
+        if not self._access & (_WRITE if writes else _READ):
+            doing = "written" if writes else "read"
+            modes = "'r+' or 'w'" if writes else "'r' or 'w+'"
+            raise PermissionError(
+                errno.EACCES, f"a file opened with mode {self.mode!r} cannot be {doing}; open it with {modes}", self.name
+            )
+        offset = operator.index(offset)
+        if not 0 <= offset <= _OFFSET_MAX - nbytes:
+            raise ValueError(f"offset {offset} is out of range: files reach from 0 to {_OFFSET_MAX} bytes")
+        return offset
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"I/O operation on closed file {self.name!r}")
+
+    # -- length and stable storage --------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes, reserved space included."""
+        self._check_open()
+        size = ffi.new("uint64_t *")
+        check(lib.gio_file_size(self._native, size), "asking for the size", self.name)
+        return int(size[0])
+
+    def truncate(self, n: int) -> None:
+        """Set the file's length to `n` bytes, once what is in flight has finished. Growing fills with zeros."""
+        n = self._checked_range(True, n, 0)
+        self._drain()
+        check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
+
+    def preallocate(self, n: int) -> None:
+        """Make the file at least `n` bytes long with the space reserved, so that writing into it cannot run out of it.
+
+        `close` cuts what was not written. Where the file system cannot reserve, the length alone is set.
+
+        Raises
+        ------
+        OSError
+            ENOSPC: the space is not there. Nothing has been changed.
+
+        Notes
+        -----
+        fallocate(2) on Linux. Writing into reserved space is also faster than extending a file, which every system does one
+        write after the other.
+        """
+        n = self._checked_range(True, n, 0)
+        self._drain()
+        check(lib.gio_file_reserve(self._native, n, ffi.new("int32_t *")), f"reserving {n} bytes", self.name)
+
+    def flush(self) -> None:
+        """Wait for what is in flight, then bring the file to stable storage (fsync, FlushFileBuffers).
+
+        Raises
+        ------
+        OSError
+            The system could not; data of earlier writes may be lost.
+        """
+        self._check_open()
+        self._drain()
+        check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
+
+    def fileno(self) -> int:
+        """The descriptor that transfers go through; opened with O_DIRECT if `direct`."""
+        self._check_open()
+        return self._handle
+
+    def _drain(self) -> None:
+        """Wait until nothing of this file is in flight."""
+        while True:
+            code = lib.gio_file_drain(self._native, SLICE_NS)
+            if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
+                check(code, "waiting for operations in flight", self.name)
+                self._queue._collect()
+                return
+
+    # -- closing --------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Wait for what is in flight and close the file. Twice is fine.
+
+        Space that was reserved and not written is cut off.
+
+        Raises
+        ------
+        OSError
+            A write had failed and nobody had asked for its result. The file is closed all the same.
+        """
+        self._closed = True  # from here on nothing is submitted; what follows can be repeated after Ctrl-C
+        with self._lock:
+            if self._native is None:
+                return
+            inherited = self._queue._pid != os.getpid()
+            if not inherited:
+                self._drain()
+            trimmed = 0 if inherited else lib.gio_file_trim(self._native)
+            while lib.gio_file_close(self._native) == lib.GIO_E_TIMEOUT:
+                self._drain()  # another thread submitted in the last moment
+            self._native = None
+        if not inherited:
+            self._raise_untold()
+            check(trimmed, "cutting the file to what was written", self.name)
+
+    def _raise_untold(self) -> None:
+        failures = [operation._exception() for operation in list(self._untold.values())]
+        if failures:
+            first = failures[0]
+            if len(failures) > 1 and isinstance(first, OSError):
+                first.strerror = f"{first.strerror}; {len(failures) - 1} more writes failed unnoticed"
+            raise first
+
+    def __enter__(self) -> File:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._native is None:
+            return
+        if not self._closed:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "direct" if self.direct else "buffered"
+        return f"<gatherio.File {self.name!r}, mode {self.mode!r}, {state}>"
+
+
+def _why_direct(facts: Any) -> str:
+    if facts.direct:
+        told = "as statx(2) tells" if facts.alignment_told else "assumed, for the file system does not tell"
+        return (
+            f"direct: offsets in multiples of {facts.offset_alignment} bytes, memory of {facts.memory_alignment}, {told}"
+        )
+    if facts.direct_code == lib.GIO_E_NOT_ASKED:
+        return describe(facts.direct_code)
+    return f"buffered, because direct I/O is not to be had: {describe(facts.direct_code)}"
+
+
+def open(
+    path: Path,
+    mode: str = "r",
+    *,
+    direct: bool | None = None,
+    durable: bool = False,
+    preallocate: int | None = None,
+    queue: CompletionQueue | None = None,
+) -> File:
+    """Open a file for gathering and scattering numpy arrays.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        A regular file or a block device.
+    mode : {"r", "r+", "w", "w+", "x", "x+"}
+        As in the built-in `open`; always binary.
+    direct : bool, optional
+        None: around the page cache where the file system can, else buffered; `File.direct` and `File.reason` tell. True: direct
+        or OSError. False: buffered.
+    durable : bool
+        Every write is on stable storage when it has finished (RWF_DSYNC, FILE_FLAG_WRITE_THROUGH).
+    preallocate : int, optional
+        Bytes to reserve at once; see `File.preallocate`.
+    queue : CompletionQueue, optional
+        Where operations are carried out, and handed out by `CompletionQueue.get`. None shares one queue among all
+        such files of the process.
+
+    Returns
+    -------
+    File
+        Use it in a ``with`` block, or close it.
+
+    Raises
+    ------
+    OSError
+        As the built-in `open`; also when `direct` is True and cannot be, or when the space to be reserved is not there. A
+        file that existed is then as it was.
+    ValueError
+        Unknown mode, or a closed queue.
+    """
+    if queue is not None and queue.closed:
+        raise ValueError("the completion queue is closed")
+    file = File(path, mode, direct, durable, queue or default_queue())
+    if preallocate is not None:
+        try:
+            file.preallocate(preallocate)
+        except BaseException:
+            file.close()
+            if mode.startswith("x"):
+                os.unlink(path)
+            raise
+    return file
+

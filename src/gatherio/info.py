@@ -1,0 +1,105 @@
+"""What this system, and a file system, have to offer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from .file import File
+from .pages import FACTS
+from .queue import BACKENDS, CompletionQueue, default_queue, try_backend, why_not
+
+__all__ = ["info"]
+
+_FILE_SYSTEMS: Final = {
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0x01021994: "tmpfs",
+    0x6969: "nfs",
+    0x794C7630: "overlayfs",
+    0x2FC12FC1: "zfs",
+    0xF2F52010: "f2fs",
+    0x65735546: "fuse",
+    0x2011BAB0: "exfat",
+    0x4D44: "vfat",
+    0xFF534D42: "cifs",
+    0xFE534D42: "smb2",
+}
+
+
+def _backends() -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for name in BACKENDS:
+        native, code = try_backend(name, 1, FACTS["page_size"])
+        del native  # closes it
+        found[name] = {"available": code == 0, "reason": "works" if code == 0 else why_not(name, code)}
+    return found
+
+
+def _describe(file: File, path: str) -> dict[str, Any]:
+    volume = os.statvfs(path) if hasattr(os, "statvfs") else None
+    return {
+        "path": path,
+        "file_system": _FILE_SYSTEMS.get(file.file_system, hex(file.file_system)),
+        "direct": file.direct,
+        "reason": file.reason,
+        "offset_alignment": file.alignment,
+        "memory_alignment": file.memory_alignment,
+        "free_bytes": volume.f_bavail * volume.f_frsize if volume else None,
+    }
+
+
+def _about(path: str) -> dict[str, Any]:
+    queue: CompletionQueue = default_queue()
+    if not os.path.isdir(path):
+        with File(path, "r", None, False, queue) as file:
+            return _describe(file, path)
+    if not os.access(path, os.W_OK):
+        raise PermissionError(
+            errno.EACCES, "cannot make a file there to ask about; give a file to read, or a folder to write to", path
+        )
+    descriptor, name = tempfile.mkstemp(prefix=".gatherio-", dir=path)
+    os.close(descriptor)
+    try:
+        with File(name, "r", None, False, queue) as file:
+            return _describe(file, path)
+    finally:
+        Path(name).unlink()
+
+
+def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Tell what gatherio finds here.
+
+    Parameters
+    ----------
+    path : str or os.PathLike, optional
+        A file, or a folder in which a temporary file can be made: what its file system offers is told as well.
+
+    Returns
+    -------
+    dict
+        ``version``, ``system``, ``python``; sizes in bytes: ``page_size``, ``allocation_granularity``, ``huge_page_size``,
+        ``max_request_bytes``, and ``max_segments`` per request; ``backends``, a dict per backend with ``available`` and
+        ``reason``; ``backend`` and ``reason``, the default's; with `path` also ``path``, a dict: ``file_system``,
+        ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
+    """
+    from . import __version__
+
+    queue = default_queue()
+    found: dict[str, Any] = {
+        "version": __version__,
+        "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        **FACTS,
+        "backends": _backends(),
+        "backend": queue.backend,
+        "reason": queue.reason,
+    }
+    if path is not None:
+        found["path"] = _about(os.fspath(path))
+    return found

@@ -1,0 +1,372 @@
+"""One read or write under way, and waiting for several of them.
+
+An operation has the method names of `concurrent.futures.Future` and can be awaited in asyncio. It goes on by itself: nobody has
+to wait for it, and nothing that Python does meanwhile holds it up. Until its outcome is known, the queue holds it and it
+holds its arrays, whatever the caller drops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from ._native import SLICE_NS, check, error, ffi, lib
+from .errors import CancelledError, TimeoutError
+
+if TYPE_CHECKING:
+    from .asyncio_bridge import Bridge
+    from .file import File
+    from .queue import CompletionQueue
+
+__all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Operation", "as_completed", "wait"]
+
+_LOG: Final = logging.getLogger("gatherio")
+
+
+def deadline_ns(timeout: float | None) -> int | None:
+    """The moment of time.monotonic_ns() at which `timeout` seconds are over."""
+    return None if timeout is None else time.monotonic_ns() + max(0, int(timeout * 1e9))
+
+
+def slice_ns(deadline: int | None) -> int:
+    """How long to wait in one go: until the deadline, but not longer than Python may be kept from signals."""
+    return SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - time.monotonic_ns()))
+
+
+def is_over(deadline: int | None) -> bool:
+    return deadline is not None and time.monotonic_ns() >= deadline
+
+
+class Operation:
+    """A read or write that has been submitted. Made by the methods of `File`, never directly."""
+
+    __slots__ = (
+        "__weakref__",
+        "_buffers",
+        "_file",
+        "_key",
+        "_length",
+        "_offset",
+        "_outcome",
+        "_queue",
+        "_ticket",
+        "_watchers",
+        "_writes",
+    )
+
+    _outcome: tuple[int, int, int] | None  # code, bytes transferred, bytes known to be in place
+    _watchers: list[Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]] | None
+
+    def __init__(
+        self, file: File, queue: CompletionQueue, key: int, writes: bool, offset: int, length: int, buffers: object
+    ) -> None:
+        self._file = file
+        self._queue = queue
+        self._key = key
+        self._writes = writes
+        self._offset = offset
+        self._length = length
+        self._buffers = buffers
+        self._ticket = 0
+        self._outcome = None
+        self._watchers = None
+
+    # -- what the queue tells ---------------------------------------------------------------------------
+
+    def _finish(self, code: int, transferred: int, in_place: int) -> None:
+        """Take the outcome. May be told twice; the watchers are called once."""
+        self._outcome = (code, transferred, in_place)
+        self._buffers = None
+        if code and self._writes and code != lib.GIO_E_CANCELLED:
+            self._file._untold[self._key] = self
+        if self._watchers is not None:
+            self._call_watchers()
+
+    def _call_watchers(self) -> None:
+        with self._queue._lock:
+            watchers, self._watchers = self._watchers or [], None
+            self._queue._watched -= sum(not isinstance(watcher, tuple) for watcher in watchers)
+        for watcher in watchers:
+            if isinstance(watcher, tuple):
+                watcher[0].resolve(watcher[1])
+                continue
+            try:
+                watcher(self)
+            except Exception:
+                _LOG.exception("exception calling callback for %r", self)
+
+    def _watch(self, watcher: Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]) -> None:
+        with self._queue._lock:
+            self._watchers = [*(self._watchers or ()), watcher]
+            if not isinstance(watcher, tuple):
+                self._queue._watched += 1
+                self._queue._attend()
+        if self._outcome is not None:  # it finished meanwhile, perhaps without having seen the watcher
+            self._call_watchers()
+
+    # -- waiting ----------------------------------------------------------------------------------------
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait until the outcome is known or the time is up."""
+        if self._outcome is not None:
+            return True
+        queue = self._queue
+        deadline = deadline_ns(timeout)
+        row = ffi.new("gio_outcome *")
+        while self._outcome is None:
+            code = lib.gio_operation_wait(queue._native, self._ticket, slice_ns(deadline), row)
+            if code == 0:
+                queue._note(row, 1, self)
+            elif code == lib.GIO_E_GONE:  # another thread was told
+                time.sleep(0)
+            elif code != lib.GIO_E_TIMEOUT and code != lib.GIO_E_INTERRUPTED:
+                raise error(code, f"waiting for the {self._doing()}", self._file.name)
+            elif is_over(deadline):
+                return False
+        return True
+
+    def done(self) -> bool:
+        """Whether the outcome is known. Does not wait."""
+        return self._wait(0)
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait for the operation and return how many bytes it transferred.
+
+        A write transfers all its bytes or raises. A read that crosses the end of the file returns the bytes there were, one
+        that starts at or past it 0; what the array holds behind them is unspecified.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most; None waits as long as it takes.
+
+        Raises
+        ------
+        OSError
+            The operation failed: a subclass by errno, with ``filename``. The text tells offset, length and how many
+            bytes from the start are known to be in place; so does the attribute ``bytes_in_place``.
+        concurrent.futures.CancelledError
+            It was cancelled before it had moved everything.
+        concurrent.futures.TimeoutError
+            The time is up. The operation goes on.
+
+        Notes
+        -----
+        Any exception here, KeyboardInterrupt included, leaves the operation running and its arrays safe.
+        """
+        if self._outcome is None and not self._wait(timeout):
+            raise TimeoutError(f"not finished within {timeout} s: {self._doing()}")
+        code, transferred, _ = self._outcome  # type: ignore[misc]
+        if code == 0:
+            return transferred
+        raise self._exception()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the operation and return its exception, or None. Raises as `result` for cancelling and time."""
+        if self._outcome is None and not self._wait(timeout):
+            raise TimeoutError(f"not finished within {timeout} s: {self._doing()}")
+        if self._outcome is None or self._outcome[0] == 0:
+            return None
+        failure = self._exception()
+        if isinstance(failure, CancelledError):
+            raise failure
+        return failure
+
+    def _doing(self) -> str:
+        return f"{'write' if self._writes else 'read'} of {self._length} bytes at offset {self._offset}"
+
+    def _exception(self) -> BaseException:
+        """The exception for the outcome; from here on somebody has been told."""
+        assert self._outcome is not None
+        code, _, in_place = self._outcome
+        self._file._untold.pop(self._key, None)
+        if code == lib.GIO_E_CANCELLED:
+            return CancelledError(f"cancelled: {self._doing()}; the first {in_place} bytes are in place")
+        doing = f"{self._doing()}; the first {in_place} bytes are in place"
+        failure = error(code, doing, self._file.name)
+        failure.bytes_in_place = in_place  # type: ignore[attr-defined]
+        return failure
+
+    # -- cancelling and telling others -------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Ask for the operation to be dropped. False if it has finished already.
+
+        True promises nothing: the outcome is the full result or CancelledError, and until it is known the arrays are
+        the kernel's.
+        """
+        if self._outcome is not None:
+            return self.cancelled()
+        code = lib.gio_operation_cancel(self._queue._native, self._ticket)
+        if code != lib.GIO_E_GONE:
+            check(code, f"cancelling the {self._doing()}", self._file.name)
+        return bool(code == 0)
+
+    def cancelled(self) -> bool:
+        """Whether it ended without having moved everything because of `cancel`."""
+        return self.done() and self._outcome is not None and self._outcome[0] == lib.GIO_E_CANCELLED
+
+    def running(self) -> bool:
+        """Whether it is still under way."""
+        return not self.done()
+
+    def add_done_callback(self, fn: Callable[[Operation], object]) -> None:
+        """Call ``fn(operation)`` once when the operation has finished; at once if it has.
+
+        It runs in the thread that learns of the outcome first: one that waits, or one of the library's own. An
+        exception in it is logged (logger ``gatherio``) and otherwise ignored.
+        """
+        self._watch(fn)
+
+    def __await__(self) -> Generator[Any, None, int]:
+        """Wait in an asyncio task. Cancelling the task leaves the operation running and its arrays safe."""
+        if not self._wait(0):
+            from .asyncio_bridge import Bridge
+
+            bridge = Bridge.of(self._queue, asyncio.get_running_loop())
+            with bridge.waiting() as future:
+                self._watch((bridge, future))
+                yield from future
+        return self.result()
+
+    def __repr__(self) -> str:
+        state = "running"
+        if self._outcome is not None:
+            code = self._outcome[0]
+            state = "cancelled" if code == lib.GIO_E_CANCELLED else f"failed with {code}" if code else "finished"
+        return f"<gatherio.Operation: {self._doing()} of {self._file.name!r}, {state}>"
+
+
+class DoneAndNotDone(NamedTuple):
+    """What `wait` returns."""
+
+    done: set[Operation]
+    not_done: set[Operation]
+
+
+def _by_queue(operations: Iterable[Operation]) -> dict[CompletionQueue, list[Operation]]:
+    groups: dict[CompletionQueue, list[Operation]] = {}
+    for operation in operations:
+        groups.setdefault(operation._queue, []).append(operation)
+    return groups
+
+
+def _finished(operations: Iterable[Operation]) -> set[Operation]:
+    """Those whose outcome is known by now."""
+    for queue in {operation._queue for operation in operations}:
+        queue._collect()
+    return {operation for operation in operations if operation._outcome is not None}
+
+
+def _wait_for_any(operations: Iterable[Operation], deadline: int | None) -> None:
+    """Return when one of these has finished, or the time is up."""
+    groups = _by_queue(operations)
+    if len(groups) == 1:
+        ((queue, waiting),) = groups.items()
+        tickets = np.array([operation._ticket for operation in waiting], np.uint64)
+        index = ffi.new("uint64_t *")
+        while not any(operation._outcome for operation in waiting):
+            code = lib.gio_operation_wait_any(
+                queue._native, ffi.from_buffer("uint64_t[]", tickets), len(tickets), slice_ns(deadline), index
+            )
+            if code not in (0, lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
+                raise error(code, "waiting for operations")
+            queue._collect()
+            if is_over(deadline):
+                return
+        return
+    with contextlib.ExitStack() as stack:
+        event = stack.enter_context(new_event())
+        for queue in groups:
+            stack.enter_context(queue._listening(event))
+        while True:
+            lib.gio_event_clear(event)
+            for queue in groups:
+                queue._collect()
+            if any(operation._outcome for group in groups.values() for operation in group) or is_over(deadline):
+                return
+            code = lib.gio_event_wait(event, slice_ns(deadline))
+            if code not in (0, lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
+                raise error(code, "waiting for operations")
+
+
+@contextlib.contextmanager
+def new_event() -> Iterator[Any]:
+    """An event of the core, freed at the end."""
+    place = ffi.new("gio_event **")
+    check(lib.gio_event_create(place), "making an event")
+    try:
+        yield place[0]
+    finally:
+        lib.gio_event_free(place[0])
+
+
+def wait(
+    ops: Iterable[Operation], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDone:
+    """Wait for several operations, of one queue or of several, as `concurrent.futures.wait` does.
+
+    Parameters
+    ----------
+    ops : iterable of Operation
+        Duplicates are looked at once.
+    timeout : float, optional
+        Seconds to wait at most.
+    return_when : {"FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"}
+        The constants of `concurrent.futures`.
+
+    Returns
+    -------
+    (done, not_done) : named tuple of two sets of Operation
+    """
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ValueError(f"invalid return condition: {return_when!r}")
+    not_done, done = set(ops), set[Operation]()
+    deadline = deadline_ns(timeout)
+    while True:
+        newly = _finished(not_done)
+        done |= newly
+        not_done -= newly
+        failed = any(operation._outcome and operation._outcome[0] for operation in newly)
+        if newly and (return_when == FIRST_COMPLETED or (return_when == FIRST_EXCEPTION and failed)):
+            break
+        if not not_done or is_over(deadline):
+            break
+        if return_when == ALL_COMPLETED:  # nothing to look at before the last of them
+            for operation in not_done:
+                operation._wait(None if deadline is None else (deadline - time.monotonic_ns()) / 1e9)
+        else:
+            _wait_for_any(not_done, deadline)
+    return DoneAndNotDone(done, not_done)
+
+
+def as_completed(ops: Iterable[Operation], timeout: float | None = None) -> Iterator[Operation]:
+    """Yield operations as they finish, each once, as `concurrent.futures.as_completed` does.
+
+    Raises
+    ------
+    concurrent.futures.TimeoutError
+        Not all of them finished within `timeout` seconds of the call.
+    """
+    not_done = set(ops)
+    total = len(not_done)
+    deadline = deadline_ns(timeout)
+
+    def completed() -> Iterator[Operation]:
+        while not_done:
+            newly = _finished(not_done)
+            not_done.difference_update(newly)
+            yield from newly
+            if not newly:
+                if is_over(deadline):
+                    raise TimeoutError(f"{len(not_done)} (of {total}) operations unfinished")
+                _wait_for_any(not_done, deadline)
+
+    return completed()

@@ -1,0 +1,370 @@
+"""Completion queues: where operations are carried out, and where their ends are found."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import itertools
+import operator
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from ._native import SLICE_NS, check, describe, error, ffi, lib
+from .operation import deadline_ns, is_over, slice_ns
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .asyncio_bridge import Bridge
+    from .operation import Operation
+
+__all__ = ["BACKENDS", "DEFAULT_DEPTH", "DEFAULT_REQUEST_SIZE", "CompletionQueue", "default_queue"]
+
+#: Requests in flight at most. Small random reads gain up to about this many; large transfers are bounded in bytes.
+DEFAULT_DEPTH: Final = 128
+#: Bytes in one request at most. One larger gains nothing on the disks measured (benchmarks/).
+DEFAULT_REQUEST_SIZE: Final = 4 * 1024 * 1024
+#: A ring of this many entries is more than any disk asks for; the kernel's own limit is 32768.
+MAX_DEPTH: Final = 4096
+
+BACKENDS: Final[tuple[str, ...]] = tuple(
+    ffi.string(name).decode() for name in itertools.takewhile(bool, map(lib.gio_backend_name, itertools.count()))
+)
+
+_BATCH: Final = 256  # outcomes fetched in one call
+_SWEEP_BYTES: Final = 1 << 20  # operations this large are swept at the next submission, not by the hundred
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _cure(code: int) -> str:
+    """What makes io_uring available when setting it up failed with `code`."""
+    disabled = _read("/proc/sys/kernel/io_uring_disabled")
+    if code == lib.GIO_E_TOO_OLD:
+        return "run Linux 5.11 or later"
+    if code == errno.ENOSYS:
+        return "run Linux 5.11 or later, built with CONFIG_IO_URING, in a sandbox that passes the call on"
+    if code == errno.EPERM and disabled in ("1", "2"):
+        return f"the sysctl kernel.io_uring_disabled is {disabled}; as root: sysctl kernel.io_uring_disabled=0"
+    if code in (errno.EPERM, errno.EACCES):
+        return (
+            "the container's seccomp profile (Docker's default) or a security module forbids it; allow io_uring_setup and "
+            "io_uring_enter, with Docker: --security-opt seccomp=PROFILE.json"
+        )
+    if code == errno.ENOMEM:
+        return "the limit of locked memory (memlock) is used up; raise it: ulimit -l, LimitMEMLOCK= or docker --ulimit"
+    return "see io_uring_setup(2)"
+
+
+def try_backend(name: str, depth: int, request_size: int) -> tuple[Any, int]:
+    """Open a queue of the core: (queue, 0), or (None, code)."""
+    place = ffi.new("gio_queue **")
+    code = lib.gio_queue_open(name.encode(), depth, request_size, place)
+    return (None, code) if code else (ffi.gc(place[0], lib.gio_queue_free), 0)
+
+
+def why_not(name: str, code: int) -> str:
+    """Why a backend cannot be had, and what to do about it."""
+    cure = f"; {_cure(code)}" if name == "uring" else ""
+    return f"{name} cannot be had: {describe(code)}{cure}"
+
+
+_PRAISE: Final = {
+    "uring": "io_uring: the kernel carries requests on by itself",
+    "threads": "preadv2 and pwritev2 from a pool of threads",
+    "sync": "each transfer is done when it is submitted",
+}
+
+
+def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[Any, str, str]:
+    if backend is not None:
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; this system has {', '.join(BACKENDS)}")
+        native, code = try_backend(backend, depth, request_size)
+        if native is None:
+            raise OSError(code if code < lib.GIO_E_TIMEOUT else errno.ENOSYS, why_not(backend, code))
+        return native, backend, f"asked for by name; {_PRAISE[backend]}"
+    failures = []
+    for name in BACKENDS:
+        native, code = try_backend(name, depth, request_size)
+        if native is not None:
+            return native, name, "; ".join([*failures, f"using {name}, {_PRAISE[name]}"])
+        failures.append(why_not(name, code))
+    raise OSError(code, "; ".join(failures))
+
+
+class CompletionQueue:
+    """An io_uring, or a pool of threads, with the operations that are under way in it.
+
+    Parameters
+    ----------
+    depth : int
+        Requests in flight at most, 1 to 4096. Operations beyond that wait inside the queue and start by themselves.
+    backend : {"uring", "threads", "sync"}, optional
+        None takes the best that works here. A name gives that one or OSError.
+    request_size : int
+        Bytes in one request at most; rounded up to whole pages. Large operations are cut into requests of this size.
+
+    Attributes
+    ----------
+    depth : int
+    backend : str
+    reason : str
+        Why this backend, and what would give a better one.
+
+    Raises
+    ------
+    OSError
+        The backend asked for cannot be had; the text says why, and what to do.
+    ValueError
+        A depth or request size out of range, or an unknown backend.
+    """
+
+    def __init__(
+        self, depth: int = DEFAULT_DEPTH, *, backend: str | None = None, request_size: int = DEFAULT_REQUEST_SIZE
+    ) -> None:
+        depth, request_size = operator.index(depth), operator.index(request_size)
+        if not 1 <= depth <= MAX_DEPTH:
+            raise ValueError(f"depth is 1 to {MAX_DEPTH} requests, not {depth}")
+        if not 1 <= request_size < 2**40:
+            raise ValueError(f"request_size is a positive number of bytes, not {request_size}")
+        self.depth = depth
+        self._native, self.backend, self.reason = _open_native(backend, depth, request_size)
+        self._closed = False
+        self._hands_out = True
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._keys = itertools.count(1)
+        self._inflight: dict[int, Operation] = {}
+        self._sweep_at = _BATCH
+        self._ready: deque[Operation] = deque()  # finished, not yet handed out
+        self._told: weakref.WeakSet[Operation] = weakref.WeakSet()  # the same, of those whose outcome was asked for
+        self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
+        self._watched = 0  # callbacks that wait for their operation
+        self._attendant: threading.Thread | None = None
+        _living.add(self)
+
+    # -- for operations and files -------------------------------------------------------------------------
+
+    def _note(self, rows: Any, count: int, asked: Operation | None = None) -> None:
+        """Take over outcomes from the core; `asked` is the operation that somebody waits for, if any.
+
+        In this order, so that an exception between any two steps (KeyboardInterrupt) loses nothing: the core tells an outcome
+        again until it is released, and an operation takes it twice without harm.
+        """
+        for i in range(count):
+            row = rows[i]
+            operation = self._inflight.get(row.key)
+            if operation is None:
+                continue
+            operation._finish(row.code, row.transferred, row.in_place)
+            if self._hands_out:
+                if operation is asked:
+                    self._told.add(operation)
+                else:
+                    self._ready.append(operation)
+            self._inflight.pop(row.key, None)
+        lib.gio_queue_release(self._native, rows, count)
+
+    def _collect(self, listener: Any = ffi.NULL) -> None:
+        """Take over what has finished. Does not wait."""
+        rows = ffi.new("gio_outcome[]", _BATCH)
+        count = ffi.new("uint32_t *")
+        while True:
+            check(lib.gio_queue_collect(self._native, listener, rows, _BATCH, count), "collecting completions")
+            if count[0]:
+                self._note(rows, count[0])
+            if count[0] < _BATCH:
+                return
+
+    def _sweep(self, nbytes: int) -> None:
+        """Let go of what finished and nobody asked for, now and then, so that dropped operations do not pile up."""
+        if nbytes >= _SWEEP_BYTES or len(self._inflight) >= self._sweep_at:
+            self._collect()
+            self._sweep_at = len(self._inflight) + _BATCH
+
+    @contextlib.contextmanager
+    def _listening(self, event: Any) -> Iterator[None]:
+        check(lib.gio_queue_listen(self._native, event, 0), "listening to a completion queue")
+        try:
+            yield
+        finally:
+            lib.gio_queue_unlisten(self._native, event)
+
+    def _attend(self) -> None:
+        """See to it that a thread calls the callbacks of operations that nobody waits for. Lock held."""
+        if self._attendant is None or not self._attendant.is_alive():
+            self._attendant = threading.Thread(target=_attend, args=(weakref.ref(self),), daemon=True, name="gatherio")
+            self._attendant.start()
+
+    # -- for users ----------------------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None, max: int | None = None) -> list[Operation]:
+        """Wait for operations to finish and return them.
+
+        Of the files that were opened with ``queue=`` this queue, each operation is handed out once, by `get` alone;
+        one that nobody holds any more and whose outcome has been asked for is not kept.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for the first one; None waits as long as it takes, 0 does not wait.
+        max : int, optional
+            Return at most this many; the others stay for the next call.
+
+        Returns
+        -------
+        list of Operation
+            Empty when the time is up.
+
+        Raises
+        ------
+        ValueError
+            The queue is closed and everything has been handed out, or `max` is not positive.
+
+        Notes
+        -----
+        What GetQueuedCompletionStatusEx does on Windows and io_uring_enter with IORING_ENTER_GETEVENTS on Linux.
+        """
+        if max is not None and operator.index(max) < 1:
+            raise ValueError(f"max is a positive number of operations, not {max}")
+        deadline = deadline_ns(timeout)
+        while True:
+            if not self._closed:
+                self._collect()
+            found = self._take_finished(max)
+            if found:
+                return found
+            if self._closed:
+                raise ValueError("the completion queue is closed, and nothing is left in it")
+            if is_over(deadline):
+                return []
+            code = lib.gio_queue_wait(self._native, slice_ns(deadline))
+            if code not in (0, lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED, lib.GIO_E_CLOSED):
+                raise error(code, "waiting on a completion queue")
+
+    def _take_finished(self, limit: int | None) -> list[Operation]:
+        found: list[Operation] = []
+        with self._lock:
+            while self._told and (limit is None or len(found) < limit):
+                with contextlib.suppress(KeyError):  # the last one was dropped just now
+                    found.append(self._told.pop())
+            while self._ready and (limit is None or len(found) < limit):
+                found.append(self._ready.popleft())
+        return found
+
+    def stats(self) -> dict[str, int]:
+        """Count what the queue has done since it was opened.
+
+        Returns
+        -------
+        dict
+            ``operations`` submitted and ``finished``; requests by call: ``reads``, ``writes`` (one run of memory each),
+            ``readvs``, ``writevs`` (several); of these ``staged``, ``ragged``, ``resumed`` after a short transfer and ``retried``;
+            ``submits`` and ``sleeps``, system calls; ``pumped``, sleeps of the queue's own thread; ``bytes_read``,
+            ``bytes_written``.
+        """
+        stats = ffi.new("gio_queue_stats *")
+        lib.gio_queue_read_stats(self._native, stats)
+        return {name: getattr(stats, name) for name, _ in ffi.typeof("gio_queue_stats").fields}
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Wait for what is in flight, then give everything back to the system. Twice is fine.
+
+        Files of this queue cannot be used any more, except to be closed.
+        """
+        if self._closed and not self._inflight:
+            return
+        self._closed = True
+        if self._pid != os.getpid():
+            return
+        while True:
+            code = lib.gio_queue_close(self._native, SLICE_NS)
+            if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
+                break
+        self._collect()
+        check(code, "closing a completion queue")
+
+    def __enter__(self) -> CompletionQueue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._inflight)} operations in flight"
+        return f"<gatherio.CompletionQueue: {self.backend}, depth {self.depth}, {state}>"
+
+
+def _attend(reference: weakref.ref[CompletionQueue]) -> None:
+    """Body of the thread that calls callbacks. It ends when none has been waiting for a second."""
+    from .operation import new_event
+
+    queue = reference()
+    if queue is None:
+        return
+    with new_event() as event, contextlib.suppress(OSError, ValueError, RuntimeError), queue._listening(event):
+        idle_since = time.monotonic()
+        while not queue._closed:
+            lib.gio_event_wait(event, SLICE_NS)
+            lib.gio_event_clear(event)
+            queue._collect()
+            if queue._watched:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > 1:
+                with queue._lock:
+                    if not queue._watched:
+                        queue._attendant = None
+                        return
+
+
+_living: weakref.WeakSet[CompletionQueue] = weakref.WeakSet()
+_default: CompletionQueue | None = None
+_default_lock = threading.Lock()
+
+
+def default_queue() -> CompletionQueue:
+    """The queue of files that are opened without one. It is the process's own: a forked child gets a new one."""
+    global _default
+    with _default_lock:
+        if _default is None or _default._pid != os.getpid() or _default._closed:
+            _default = CompletionQueue()
+            _default._hands_out = False
+        return _default
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@atexit.register
+def _drain_at_exit() -> None:
+    """Let what is in flight end before the interpreter and its arrays go."""
+    for queue in list(_living):
+        with contextlib.suppress(Exception):
+            queue.close()
