@@ -40,7 +40,6 @@ static void *worker(void *argument)
         }
         pool->first = request->next;
         pool->waiting--;
-        request->backend_flag = 1; /* with the kernel: too late to cancel */
         gio_mutex_unlock(&queue->mutex);
         int64_t result = gio_os_transfer(request);
         gio_mutex_lock(&queue->mutex);
@@ -88,7 +87,6 @@ static void threads_start(gio_queue *queue, gio_request *request)
 {
     pool *pool = queue->backend_state;
 
-    request->backend_flag = 0;
     request->next = NULL;
     if (pool->first)
         pool->last->next = request;

@@ -228,6 +228,16 @@ static void uring_cancel(gio_queue *queue, gio_request *request)
     entry->user_data = NO_REQUEST;
 }
 
+/* A completion of no request makes the sleeper look up. */
+static void uring_wake(gio_queue *queue)
+{
+    struct submission_entry *entry = new_entry(queue);
+    if (entry == NULL)
+        return; /* the queue is full of requests: one of them will wake it */
+    entry->opcode = OP_NOP;
+    entry->user_data = NO_REQUEST;
+}
+
 static int64_t uring_poll_handle(gio_queue *queue)
 {
     return ((ring *)queue->backend_state)->fd;
@@ -335,5 +345,6 @@ const gio_backend gio_backend_uring = {
     .reap = uring_reap,
     .cancel = uring_cancel,
     .sleep = uring_sleep,
+    .wake = uring_wake,
     .poll_handle = uring_poll_handle,
 };

@@ -25,7 +25,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->limits.memory_alignment = facts->direct ? facts->memory_alignment : 1;
     file->limits.ragged_bytes = gio_round_up(queue->system.page_size, block);
     file->limits.request_bytes = gio_max(gio_round_down(queue->request_bytes, block), block);
-    file->limits.stage_bytes = gio_max(gio_round_down(queue->stage_bytes, block), block);
+    file->limits.stage_bytes = gio_round_down(GIO_STAGE_BYTES, block);
     file->limits.max_segments = queue->system.max_segments;
     code = gio_os_file_size(file, &file->written_end);
     if (code) {
@@ -37,15 +37,22 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     return 0;
 }
 
-int32_t gio_file_size(gio_file *file, uint64_t *size)
+/* 0, FORKED or CLOSED. The caller sees to it that nobody closes the file meanwhile. */
+static int32_t usable(gio_file *file)
 {
     int32_t code = gio_queue_usable(file->queue);
+    return code ? code : file->closed ? GIO_E_CLOSED : 0;
+}
+
+int32_t gio_file_size(gio_file *file, uint64_t *size)
+{
+    int32_t code = usable(file);
     return code ? code : gio_os_file_size(file, size);
 }
 
 int32_t gio_file_resize(gio_file *file, uint64_t size)
 {
-    int32_t code = gio_queue_usable(file->queue);
+    int32_t code = usable(file);
     if (code == 0)
         code = gio_os_file_resize(file, size);
     if (code == 0) {
@@ -58,16 +65,16 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
 
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 {
-    uint64_t before;
-    int32_t code = gio_queue_usable(file->queue);
+    uint64_t before = 0;
+    int32_t code = usable(file);
 
     *reserved = 0;
     if (code == 0)
         code = gio_os_file_size(file, &before);
-    if (code || size <= before)
+    if (code || size == 0)
         return code;
     code = gio_os_file_reserve(file, size, reserved);
-    if (code == 0) {
+    if (code == 0 && size > before) {
         gio_mutex_lock(&file->queue->mutex);
         if (!file->reserved) /* until now the file's length told what was written */
             file->written_end = gio_max(file->written_end, before);
@@ -79,21 +86,23 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 
 int32_t gio_file_trim(gio_file *file)
 {
-    uint64_t size;
-    int32_t code = gio_queue_usable(file->queue);
-    if (code || !file->reserved)
+    uint64_t size, end;
+    int32_t code = usable(file);
+    if (code)
         return code;
+    gio_mutex_lock(&file->queue->mutex);
+    end = file->reserved ? file->written_end : (uint64_t)INT64_MAX;
+    file->reserved = 0;
+    gio_mutex_unlock(&file->queue->mutex);
+    if (end == (uint64_t)INT64_MAX)
+        return 0;
     code = gio_os_file_size(file, &size);
-    if (code == 0 && size > file->written_end)
-        code = gio_os_file_resize(file, file->written_end);
-    if (code == 0)
-        file->reserved = 0;
-    return code;
+    return code == 0 && size > end ? gio_os_file_resize(file, end) : code;
 }
 
 int32_t gio_file_flush(gio_file *file)
 {
-    int32_t code = gio_queue_usable(file->queue);
+    int32_t code = usable(file);
     return code ? code : gio_os_file_flush(file);
 }
 

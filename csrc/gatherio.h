@@ -32,7 +32,8 @@ enum {
     GIO_E_ALIGNMENT = 0x20000008,   /* cannot be done without staging, and staging was not allowed */
     GIO_E_UNTOLD = 0x20000009,      /* this file system does not tell whether it has direct I/O, and has none */
     GIO_E_NOT_ASKED = 0x2000000a,   /* buffered because the caller asked for that */
-    GIO_E_TOO_OLD = 0x2000000b      /* the kernel's io_uring lacks a feature that this library builds on */
+    GIO_E_TOO_OLD = 0x2000000b,     /* the kernel's io_uring lacks a feature that this library builds on */
+    GIO_E_COARSE = 0x2000000c       /* direct I/O only in blocks larger than a staging buffer */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1 };
@@ -44,7 +45,7 @@ enum { GIO_STAGE_NOTHING = 0, GIO_STAGE_RAGGED = 1, GIO_STAGE_ALL = 2 };
  * through the page cache. */
 enum { GIO_IN_PLACE = 0, GIO_STAGED = 1, GIO_RAGGED = 2 };
 
-enum { GIO_OPEN_EXISTING = 0, GIO_OPEN_TRUNCATE = 1, GIO_OPEN_NEW = 2 };
+enum { GIO_OPEN_EXISTING = 0, GIO_OPEN_TRUNCATE = 1, GIO_OPEN_NEW = 2, GIO_OPEN_OR_CREATE = 3 };
 enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2 };
 enum { GIO_DIRECT_AUTO = -1, GIO_DIRECT_NO = 0, GIO_DIRECT_YES = 1 };
 enum { GIO_HUGE_AUTO = -1, GIO_HUGE_NO = 0, GIO_HUGE_YES = 1 };
@@ -73,7 +74,7 @@ typedef struct {
     int32_t direct;            /* 1: transfers bypass the page cache */
     int32_t direct_code;       /* else why not */
     int32_t alignment_told;    /* 1: the alignments come from the kernel, 0: assumed */
-    int32_t reserved;
+    int32_t created;           /* 1: there was no such file before */
 } gio_file_facts;
 
 typedef struct {
@@ -136,8 +137,8 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 void gio_pages_free(void *address, uint64_t allocated);
 
-/* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close waits for what is in flight; it
- * may be called again after TIMEOUT or INTERRUPTED. The structure lives until gio_queue_free. */
+/* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and waits for
+ * what is in flight; it may be called again after TIMEOUT or INTERRUPTED. The structure lives until gio_queue_free. */
 const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
@@ -174,16 +175,16 @@ int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64
 /* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has finished. */
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
 
-/* Files. `path` is NUL-terminated in the system's own encoding (bytes on Linux). */
+/* Files. A file is freed before its queue. `path` is NUL-terminated in the system's own encoding (bytes on Linux). */
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **file, gio_file_facts *facts);
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */
 int32_t gio_file_size(gio_file *file, uint64_t *size);
 int32_t gio_file_resize(gio_file *file, uint64_t size);
 /* Makes the file at least `size` long with its space reserved, or fails having changed nothing. `*reserved` is 0
- * where the file system cannot reserve. */
+ * where the file system cannot reserve. Nothing of this file may be in flight. */
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
-/* Cuts what was reserved and never written. */
+/* Cuts what was reserved and never written through this gio_file. */
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */

@@ -85,7 +85,6 @@ typedef struct gio_request {
     gio_operation *operation; /* NULL: free */
     uint64_t sequence;        /* of the start, so that a stray completion is recognised */
     gio_verb verb;
-    int32_t backend_flag;     /* the backend's own: is it with the kernel? */
     gio_piece piece;
     gio_cursor cursor;        /* at piece.begin */
     gio_segment *segments;    /* &single, or `many` */
@@ -109,6 +108,7 @@ struct gio_file {
     uint64_t operations;     /* in flight */
     uint64_t ragged;         /* requests in flight through the page cache ... */
     uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
+    gio_operation *ragged_waiting; /* one that waits for `partial` to fall to 0; no more of those start meanwhile */
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
     int32_t reserved;
     int32_t closed;
@@ -135,14 +135,18 @@ typedef struct {
     void (*submit)(gio_queue *queue);
     void (*reap)(gio_queue *queue);
     void (*cancel)(gio_queue *queue, gio_request *request);
-    /* The lock is not held. Sleeps until there is something to reap. NULL where completions come by themselves;
-     * where it is not, the queue runs a thread that steps in when nobody waits. */
+    /* The lock is not held. Sleeps until there is something to reap, or until wake (lock held) is called. NULL where
+     * completions come by themselves; where they are not, the queue runs a thread that steps in when nobody waits. */
     int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
+    void (*wake)(gio_queue *queue);
     int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
 } gio_backend;
 
 extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_sync;
 extern const gio_backend *const gio_backends[]; /* of this system, best first, NULL at the end */
+
+/* A staging buffer is one huge page. */
+#define GIO_STAGE_BYTES ((uint64_t)2 * 1024 * 1024)
 
 /* ---- a queue -------------------------------------------------------------------------------------------- */
 
@@ -166,7 +170,7 @@ struct gio_queue {
     int32_t closing, closed;
 
     uint32_t depth;
-    uint64_t request_bytes, stage_bytes, bytes_in_flight_max;
+    uint64_t request_bytes, bytes_in_flight_max;
     gio_system_facts system;
 
     gio_request *requests;      /* `depth` of them */
@@ -175,6 +179,7 @@ struct gio_queue {
     gio_request **returned_end;
     gio_request *held;          /* by a fault */
     uint32_t requests_in_flight;
+    uint32_t requests_started;  /* of these: with the backend; the others are being copied, or held by a fault */
     uint64_t bytes_in_flight;
     uint64_t sequence;
 

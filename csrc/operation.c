@@ -99,6 +99,8 @@ void gio_operation_release(gio_queue *queue, gio_operation *operation)
 /* No byte beyond those planned is going to belong to a request. */
 static void stop_planning(gio_queue *queue, gio_operation *operation)
 {
+    if (operation->file->ragged_waiting == operation)
+        operation->file->ragged_waiting = NULL;
     if (operation->state == GIO_WAITING) {
         gio_list_remove(&queue->backlog, operation);
         operation->state = GIO_COVERED;
@@ -153,6 +155,7 @@ static int meets_fault(gio_queue *queue, gio_request *request)
 
 void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result)
 {
+    queue->requests_started--;
     request->result = result;
     request->next = NULL;
     if (meets_fault(queue, request)) {
@@ -173,6 +176,7 @@ static void start(gio_queue *queue, gio_request *request)
     else if (request->verb == GIO_TRANSFER)
         ++*(vectored ? &queue->stats.readvs : &queue->stats.reads);
     request->sequence = ++queue->sequence;
+    queue->requests_started++;
     queue->backend->start(queue, request);
 }
 
@@ -216,6 +220,7 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
 
     if (request->stage) {
         if (operation->direction == GIO_READ && moved != 0) {
+            queue->backend->submit(queue);   /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request still counts as in flight, so nothing can go away */
             gio_copy_to_segments(operation, request->cursor, (char *)request->stage + head, moved);
             gio_mutex_lock(&queue->mutex);
@@ -248,6 +253,8 @@ static void settle(gio_queue *queue, gio_request *request)
             queue->stats.retried++;
             start(queue, request);
         } else {
+            if (request->verb == GIO_WRITE_BACK)
+                request->reached = 0; /* its bytes are in the page cache and may never reach the disk */
             end_request(queue, request, dropped && operation->cancelling ? GIO_E_CANCELLED : code);
         }
         return;
@@ -286,14 +293,14 @@ static void settle(gio_queue *queue, gio_request *request)
 
 static int settle_returned(gio_queue *queue)
 {
-    int any = 0;
-    for (gio_request *request; (request = queue->returned) != NULL; any = 1) {
-        queue->returned = request->next;
-        if (queue->returned == NULL)
-            queue->returned_end = &queue->returned;
-        settle(queue, request);
-    }
-    return any;
+    gio_request *request = queue->returned;
+    if (request == NULL)
+        return 0;
+    queue->returned = request->next;
+    if (queue->returned == NULL)
+        queue->returned_end = &queue->returned;
+    settle(queue, request);
+    return 1;
 }
 
 /* ---- the backlog --------------------------------------------------------------------------------------- */
@@ -301,14 +308,17 @@ static int settle_returned(gio_queue *queue)
 /* A write of a part of a page that bypasses the page cache, and one through it to the rest of the same page, must
  * not be under way together: the kernel could write the cached page back with the old bytes of the other. Both
  * are rare, so the whole file is the unit. Pages that are written whole cannot meet a ragged end. */
-static int would_share_page(const gio_operation *operation, const gio_piece *piece)
+static int would_share_page(gio_operation *operation, const gio_piece *piece)
 {
-    const gio_file *file = operation->file;
+    gio_file *file = operation->file;
     if (operation->direction == GIO_READ)
         return 0;
-    if (piece->route == GIO_RAGGED)
+    if (piece->route == GIO_RAGGED) {
+        file->ragged_waiting = file->partial != 0 ? operation : NULL;
         return file->partial != 0;
-    return (piece->file_offset | piece->file_length) % file->limits.ragged_bytes && file->ragged != 0;
+    }
+    return (piece->file_offset | piece->file_length) % file->limits.ragged_bytes &&
+           (file->ragged != 0 || file->ragged_waiting != NULL);
 }
 
 /* The staging buffers of a queue: made at the first need, all at once, in huge pages where there are any. */
@@ -316,11 +326,11 @@ static int have_stage(gio_queue *queue)
 {
     enum { STAGES = 8 }; /* enough to copy into one while the device is busy with the others */
     if (queue->stage_pages == NULL) {
-        if (gio_pages_allocate(STAGES * queue->stage_bytes, GIO_HUGE_AUTO, &queue->stage_pages,
+        if (gio_pages_allocate(STAGES * GIO_STAGE_BYTES, GIO_HUGE_AUTO, &queue->stage_pages,
                                &queue->stage_allocated))
             return 0;
         for (int i = STAGES; i-- > 0;) {
-            void *stage = (char *)queue->stage_pages + (uint64_t)i * queue->stage_bytes;
+            void *stage = (char *)queue->stage_pages + (uint64_t)i * GIO_STAGE_BYTES;
             *(void **)stage = queue->free_stages;
             queue->free_stages = stage;
         }
@@ -382,9 +392,14 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         request->single.length = piece->file_length;
         request->segments = &request->single;
         if (operation->direction == GIO_WRITE) {
+            queue->backend->submit(queue);   /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request counts as in flight, so nothing can go away */
             gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
             gio_mutex_lock(&queue->mutex);
+            if (operation->cancelling) {
+                end_request(queue, request, GIO_E_CANCELLED);
+                return 1;
+            }
         }
     }
     start(queue, request);
@@ -484,8 +499,11 @@ int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segment
                    uint64_t offset, int32_t staging, uint64_t key)
 {
     uint64_t length = 0;
-    for (uint64_t i = 0; i < count; i++)
+    for (uint64_t i = 0; i < count; i++) {
+        if (segments[i].length > (uint64_t)INT64_MAX - length)
+            return -(int64_t)gio_code_invalid();
         length += segments[i].length;
+    }
     return submit(file, direction, segments, count, length, offset, staging, key);
 }
 
@@ -514,6 +532,7 @@ int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)
                 queue->backend->cancel(queue, &queue->requests[i]);
         finish_if_done(queue, operation);
         gio_queue_advance(queue);
+        gio_queue_call_attention(queue);
     }
     gio_mutex_unlock(&queue->mutex);
     return code;

@@ -61,8 +61,9 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
     nbytes = gio_round_up(gio_max(nbytes, 1), huge == GIO_HUGE_YES ? HUGE_PAGE_BYTES : page);
     *allocated = nbytes;
     if (huge == GIO_HUGE_YES) {
-        /* Reserved pages of the default size: the kernel fails the call when it has not enough of them. */
-        void *mapped = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+        /* Reserved pages of this size: the kernel fails the call when it has not enough of them. */
+        void *mapped = mmap(NULL, nbytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26 /* MAP_HUGE_2MB */, -1, 0);
         if (mapped == MAP_FAILED)
             return errno;
         *address = mapped;
@@ -225,7 +226,9 @@ static int32_t find_alignment(int fd, gio_file_facts *facts)
         facts->alignment_told = 1;
         facts->offset_alignment = status.direct_offset_alignment;
         facts->memory_alignment = status.direct_memory_alignment;
-        return facts->offset_alignment && facts->memory_alignment ? 0 : EOPNOTSUPP; /* told: there is none */
+        if (facts->offset_alignment == 0 || facts->memory_alignment == 0)
+            return EOPNOTSUPP; /* told: there is none */
+        return facts->offset_alignment > GIO_STAGE_BYTES || facts->memory_alignment > GIO_STAGE_BYTES ? GIO_E_COARSE : 0;
     }
     if (facts->file_system == TMPFS_MAGIC || facts->file_system == RAMFS_MAGIC ||
         facts->file_system == HUGETLBFS_MAGIC)
@@ -258,14 +261,14 @@ static int32_t open_ordinary(const char *path, int flags, int32_t create, int *f
     int32_t code;
 
     *created = 0;
-    if (stat(path, &status) == 0 && (code = refuse_what_has_no_offsets(&status)) != 0)
+    if (create != GIO_OPEN_NEW && stat(path, &status) == 0 && (code = refuse_what_has_no_offsets(&status)) != 0)
         return code;
     if (create == GIO_OPEN_EXISTING) {
         *fd = open_retrying(path, flags);
     } else {
         *fd = open_retrying(path, flags | O_CREAT | O_EXCL);
         *created = *fd >= 0;
-        if (*fd < 0 && errno == EEXIST && create == GIO_OPEN_TRUNCATE)
+        if (*fd < 0 && errno == EEXIST && create != GIO_OPEN_NEW)
             *fd = open_retrying(path, flags | O_CREAT);
     }
     if (*fd < 0)
@@ -329,6 +332,7 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
             unlink(path);
         return code;
     }
+    facts->created = created;
     file->buffered_handle = ordinary;
     file->handle = facts->handle = around >= 0 ? around : ordinary;
     return 0;
@@ -345,8 +349,11 @@ void gio_os_file_close(gio_file *file)
 
 int32_t gio_os_file_size(gio_file *file, uint64_t *size)
 {
-    off_t end = lseek((int)file->buffered_handle, 0, SEEK_END); /* of a block device too; we never use the position */
-    if (end < 0)
+    struct stat status;
+    if (fstat((int)file->buffered_handle, &status) < 0)
+        return errno;
+    off_t end = status.st_size;
+    if (S_ISBLK(status.st_mode) && (end = lseek((int)file->buffered_handle, 0, SEEK_END)) < 0)
         return errno;
     *size = (uint64_t)end;
     return 0;
@@ -379,6 +386,7 @@ int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
     if (code != EOPNOTSUPP && code != ENOSYS) {
         if ((uint64_t)before.st_size < size && ftruncate(fd, before.st_size) < 0) /* what it did reserve */
             return errno;
+        *reserved = 0;
         return code;
     }
     /* No reservation on this file system. A file that cannot fit is refused now; that it will fit nobody promises. */
@@ -431,6 +439,7 @@ int64_t gio_os_transfer(const gio_request *request)
 struct gio_event {
     int fd;
     int is_set; /* saves the system call of setting it twice */
+    uint64_t fork_count;
 };
 
 int32_t gio_event_create(gio_event **out)
@@ -444,6 +453,7 @@ int32_t gio_event_create(gio_event **out)
         free(event);
         return code;
     }
+    event->fork_count = gio_fork_count();
     *out = event;
     return 0;
 }
@@ -453,6 +463,8 @@ int64_t gio_event_handle(gio_event *event) { return event->fd; }
 void gio_event_set(gio_event *event)
 {
     uint64_t one = 1;
+    if (event->fork_count != gio_fork_count())
+        return; /* a child would wake its parent */
     if (__atomic_exchange_n(&event->is_set, 1, __ATOMIC_ACQ_REL) == 0 && write(event->fd, &one, sizeof one) < 0)
         __atomic_store_n(&event->is_set, 0, __ATOMIC_RELEASE); /* cannot happen: the counter is at 0 */
 }
@@ -461,7 +473,7 @@ void gio_event_set(gio_event *event)
 void gio_event_clear(gio_event *event)
 {
     uint64_t count;
-    if (read(event->fd, &count, sizeof count) < 0)
+    if (event->fork_count != gio_fork_count() || read(event->fd, &count, sizeof count) < 0)
         return;
     __atomic_store_n(&event->is_set, 0, __ATOMIC_SEQ_CST);
 }

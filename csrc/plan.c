@@ -172,8 +172,11 @@ int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count,
     operation.segments = segments;
     operation.segment_count = count;
     operation.offset = offset;
-    for (uint64_t i = 0; i < count; i++)
+    for (uint64_t i = 0; i < count; i++) {
+        if (segments[i].length > (uint64_t)INT64_MAX - operation.length)
+            return gio_code_invalid();
         operation.length += segments[i].length;
+    }
     gio_limits bounded = *limits;
     bounded.max_segments = gio_min(limits->max_segments, sizeof scratch / sizeof scratch[0]);
 

@@ -23,9 +23,6 @@
  * be resumed with nobody waiting for it. */
 static const int64_t TICK_NS = 10 * 1000 * 1000;
 
-/* A staging buffer is one huge page. */
-static const uint64_t STAGE_BYTES = 2 * 1024 * 1024;
-
 /* Requests in flight are enough when they keep the device busy while the next are being prepared; beyond that, more
  * bytes only pin more memory. */
 static const uint64_t BYTES_IN_FLIGHT_MAX = 32 * 1024 * 1024;
@@ -49,9 +46,11 @@ static void *pump(void *argument);
 
 static void release(gio_queue *queue)
 {
-    gio_mutex_destroy(&queue->mutex);
-    gio_condition_destroy(&queue->changed);
-    gio_condition_destroy(&queue->pump_wake);
+    if (gio_queue_usable(queue) == 0) { /* in a forked child the parent's threads wait on them for ever */
+        gio_mutex_destroy(&queue->mutex);
+        gio_condition_destroy(&queue->changed);
+        gio_condition_destroy(&queue->pump_wake);
+    }
     if (queue->stage_pages)
         gio_pages_free(queue->stage_pages, queue->stage_allocated);
     for (uint32_t i = 0; queue->requests && i < queue->depth; i++)
@@ -83,9 +82,8 @@ int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_byt
     queue->backend = found;
     queue->fork_count = gio_fork_count();
     queue->depth = depth;
-    queue->request_bytes = gio_min(gio_round_up(request_bytes, queue->system.page_size),
-                                   gio_round_down(queue->system.max_request_bytes, queue->system.page_size));
-    queue->stage_bytes = gio_min(queue->request_bytes, STAGE_BYTES);
+    uint64_t page = queue->system.page_size, largest = gio_round_down(queue->system.max_request_bytes, page);
+    queue->request_bytes = gio_min(gio_round_up(gio_min(request_bytes, largest), page), largest);
     queue->bytes_in_flight_max = gio_max(BYTES_IN_FLIGHT_MAX, 2 * queue->request_bytes);
     queue->returned_end = &queue->returned;
     queue->requests = calloc(depth, sizeof *queue->requests);
@@ -119,6 +117,8 @@ int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_byt
 void gio_queue_operation_finished(gio_queue *queue)
 {
     queue->stats.finished++;
+    if (queue->led && queue->backend->wake)
+        queue->backend->wake(queue); /* it sleeps for this one, perhaps, and has no completion to wait for */
     if (queue->followers)
         gio_condition_wake_all(&queue->changed);
     for (uint32_t i = 0; i < queue->listener_count; i++)
@@ -128,7 +128,7 @@ void gio_queue_operation_finished(gio_queue *queue)
 
 static int nobody_attends(const gio_queue *queue)
 {
-    return !queue->led && queue->followers == 0 && queue->requests_in_flight != 0 &&
+    return !queue->led && queue->followers == 0 && queue->requests_started != 0 &&
            (queue->backlog.count != 0 || queue->unattended_count != 0);
 }
 
@@ -136,7 +136,7 @@ void gio_queue_call_attention(gio_queue *queue)
 {
     if (queue->backend->sleep == NULL)
         return;
-    if (!queue->led && queue->followers && queue->requests_in_flight)
+    if (!queue->led && queue->followers && queue->requests_started)
         gio_condition_wake_all(&queue->changed); /* one of them takes the lead */
     else if (queue->pump_parked ? queue->live != 0 : nobody_attends(queue))
         gio_condition_wake_one(&queue->pump_wake);
@@ -200,12 +200,12 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
             code = GIO_E_CLOSED;
         if (code)
             break;
-        int64_t left_ns = timeout_ns < 0 ? -1 : timeout_ns == 0 ? 0 : deadline_ns - gio_now_ns();
-        if (timeout_ns >= 0 && left_ns <= 0) {
+        int64_t left_ns = deadline_ns < 0 ? -1 : timeout_ns == 0 ? 0 : deadline_ns - gio_now_ns();
+        if (deadline_ns >= 0 && left_ns <= 0) {
             code = GIO_E_TIMEOUT;
             break;
         }
-        if (queue->backend->sleep == NULL || queue->led || queue->requests_in_flight == 0) {
+        if (queue->backend->sleep == NULL || queue->led || queue->requests_started == 0) {
             queue->followers++;
             gio_condition_wait(&queue->changed, &queue->mutex, deadline_ns);
             queue->followers--;
@@ -325,8 +325,11 @@ int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *ou
     queue->quiet = listener;
     gio_queue_advance(queue);
     queue->quiet = NULL;
-    for (gio_operation *at = queue->finished.first; at && *count < max; at = at->next)
+    gio_operation *at = queue->finished.first;
+    for (; at && *count < max; at = at->next)
         gio_operation_tell(at, &outcomes[(*count)++]);
+    if (at && listener)
+        gio_event_set(listener); /* there was no room for this one */
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
     return 0;
@@ -442,7 +445,8 @@ void gio_queue_free(gio_queue *queue)
         if (!queue->closed)
             queue->backend->close(queue);
     } else {
-        gio_queue_close(queue, -1);
+        while (gio_queue_close(queue, -1) != 0)
+            continue; /* interrupted: nothing may be freed under the kernel */
     }
     release(queue);
 }

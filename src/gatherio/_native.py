@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any, Final
 
@@ -19,6 +20,15 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_TOO_OLD: "the kernel's io_uring is older than Linux 5.11",
     lib.GIO_E_UNTOLD: "this file system keeps its files in memory and has no direct I/O",
     lib.GIO_E_NOT_ASKED: "buffered as asked (direct=False)",
+    lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
+}
+
+
+_NUMBERS: Final[dict[int, int]] = {
+    lib.GIO_E_NO_PROGRESS: errno.EIO,
+    lib.GIO_E_UNTOLD: errno.EINVAL,
+    lib.GIO_E_COARSE: errno.EINVAL,
+    lib.GIO_E_TOO_OLD: errno.ENOSYS,
 }
 
 
@@ -47,11 +57,7 @@ def error(code: int, doing: str, path: object = None) -> Exception:
         return ValueError(f"{doing}: the completion queue is closed")
     if code == lib.GIO_E_ALIGNMENT:
         return ValueError(f"{doing}: not aligned")
-    import errno
-
-    number = {lib.GIO_E_NO_PROGRESS: errno.EIO, lib.GIO_E_UNTOLD: errno.EINVAL, lib.GIO_E_TOO_OLD: errno.ENOSYS}.get(
-        code, code
-    )
+    number = _NUMBERS.get(code, code)
     if number == errno.EBADF:  # a descriptor opened for the other direction; Windows says access denied
         number = errno.EACCES
     text = f"{describe(code)} ({doing})"

@@ -58,9 +58,16 @@ class File:
     """
 
     _native: Any = None
+    _released = True
 
     def __init__(
-        self, path: Path, mode: str, direct: bool | None, durable: bool, queue: CompletionQueue
+        self,
+        path: Path,
+        mode: str,
+        direct: bool | None,
+        durable: bool,
+        queue: CompletionQueue,
+        preallocate: int | None = None,
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"mode is one of {', '.join(_MODES)}, not {mode!r}; files are always binary")
@@ -72,6 +79,8 @@ class File:
         self.name = path
         self.mode = mode
         self._access, create = _MODES[mode]
+        if preallocate is not None and create == lib.GIO_OPEN_TRUNCATE:
+            create = lib.GIO_OPEN_OR_CREATE  # what it holds goes once the space is there
         self._queue = queue
         self._lock = threading.Lock()
         self._closed = False
@@ -83,6 +92,8 @@ class File:
             how = "direct I/O asked for; direct=None goes buffered where there is none" if direct else f"mode {mode!r}"
             raise error(code, f"opening the file, {how}", path)
         self._native = ffi.gc(place[0], lib.gio_file_free)
+        self._released = False
+        self._created = bool(facts.created)
         self._handle = int(facts.handle)
         self.direct = bool(facts.direct)
         self.backend = queue.backend
@@ -309,7 +320,7 @@ class File:
         """
         self._closed = True  # from here on nothing is submitted; what follows can be repeated after Ctrl-C
         with self._lock:
-            if self._native is None:
+            if self._released:
                 return
             inherited = self._queue._pid != os.getpid()
             if not inherited:
@@ -317,7 +328,7 @@ class File:
             trimmed = 0 if inherited else lib.gio_file_trim(self._native)
             while lib.gio_file_close(self._native) == lib.GIO_E_TIMEOUT:
                 self._drain()  # another thread submitted in the last moment
-            self._native = None
+            self._released = True
         if not inherited:
             self._raise_untold()
             check(trimmed, "cutting the file to what was written", self.name)
@@ -340,7 +351,7 @@ class File:
         self.close()
 
     def __del__(self) -> None:
-        if self._native is None:
+        if self._released:
             return
         if not self._closed:
             warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
@@ -405,14 +416,18 @@ def open(
     """
     if queue is not None and queue.closed:
         raise ValueError("the completion queue is closed")
-    file = File(path, mode, direct, durable, queue or default_queue())
+    if preallocate is not None and operator.index(preallocate) < 0:
+        raise ValueError(f"preallocate is a number of bytes, not {preallocate}")
+    file = File(path, mode, direct, durable, queue or default_queue(), preallocate)
     if preallocate is not None:
         try:
             file.preallocate(preallocate)
+            if mode.startswith("w"):
+                file.truncate(0)
+                file.preallocate(preallocate)
         except BaseException:
             file.close()
-            if mode.startswith("x"):
+            if file._created:
                 os.unlink(path)
             raise
     return file
-

@@ -409,7 +409,8 @@ class _InFlight:
     def _abandon(self) -> None:
         """End what is still under way. Its failure is told by the first one's."""
         for operation in self._operations:
-            operation.cancel()
+            with suppress(Exception):
+                operation.cancel()
         for operation in self._operations:
             with suppress(Exception):
                 operation.result()

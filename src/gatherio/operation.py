@@ -82,12 +82,10 @@ class Operation:
 
     def _finish(self, code: int, transferred: int, in_place: int) -> None:
         """Take the outcome. May be told twice; the watchers are called once."""
+        if code and self._writes and code != lib.GIO_E_CANCELLED and self._outcome is None:
+            self._file._untold[self._key] = self
         self._outcome = (code, transferred, in_place)
         self._buffers = None
-        if code and self._writes and code != lib.GIO_E_CANCELLED:
-            self._file._untold[self._key] = self
-        if self._watchers is not None:
-            self._call_watchers()
 
     def _call_watchers(self) -> None:
         with self._queue._lock:

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -150,7 +149,7 @@ class CompletionQueue:
         self._keys = itertools.count(1)
         self._inflight: dict[int, Operation] = {}
         self._sweep_at = _BATCH
-        self._ready: deque[Operation] = deque()  # finished, not yet handed out
+        self._ready: dict[int, Operation] = {}  # finished, not yet handed out
         self._told: weakref.WeakSet[Operation] = weakref.WeakSet()  # the same, of those whose outcome was asked for
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
@@ -167,16 +166,18 @@ class CompletionQueue:
         """
         for i in range(count):
             row = rows[i]
-            operation = self._inflight.get(row.key)
-            if operation is None:
-                continue
-            operation._finish(row.code, row.transferred, row.in_place)
-            if self._hands_out:
-                if operation is asked:
+            with self._lock:
+                operation = self._inflight.get(row.key)
+                if operation is None:
+                    continue
+                operation._finish(row.code, row.transferred, row.in_place)
+                if self._hands_out and operation is asked:
                     self._told.add(operation)
-                else:
-                    self._ready.append(operation)
-            self._inflight.pop(row.key, None)
+                elif self._hands_out:
+                    self._ready[row.key] = operation
+                self._inflight.pop(row.key, None)
+            if operation._watchers is not None:
+                operation._call_watchers()
         lib.gio_queue_release(self._native, rows, count)
 
     def _collect(self, listener: Any = ffi.NULL) -> None:
@@ -263,7 +264,7 @@ class CompletionQueue:
                 with contextlib.suppress(KeyError):  # the last one was dropped just now
                     found.append(self._told.pop())
             while self._ready and (limit is None or len(found) < limit):
-                found.append(self._ready.popleft())
+                found.append(self._ready.pop(next(iter(self._ready))))
         return found
 
     def stats(self) -> dict[str, int]:

@@ -1,0 +1,368 @@
+"""The command line: ``gatherio info`` and ``gatherio demo``; ``python -m gatherio`` is the same."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import re
+import signal
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+from . import __version__
+from ._demo_report import as_dict, closing, opening
+from ._report import fields, paragraph, progress, size_text
+from .demo import DemoError, Facts, run
+from .info import info
+from .queue import BACKENDS
+
+# Exit codes.
+OK, FAILED, UNUSABLE = 0, 1, 2
+BY_SIGNAL: Final = 128  # and the signal's number, as shells have it
+
+EPILOG = """\
+examples:
+  gatherio info                what this machine offers
+  gatherio info /data          and what the file system of /data offers
+  gatherio demo /data          the main job in /data, measured beside numpy and checked
+  gatherio COMMAND --help      all about a command
+"""
+
+INFO_TEXT = """\
+Tell what gatherio finds here: the sizes and limits of the system, every backend
+with the reason why it can be had or not (and what would change that), and which
+one is the default. With PATH also what its file system offers: whether transfers
+go around the page cache (direct), or why they do not, and what they must be
+aligned to.
+"""
+
+INFO_EPILOG = """\
+examples:
+  gatherio info
+  gatherio info .                  the file system of this folder
+  gatherio info data.npy --json    the same for machines
+
+exit code: 0, or 2 if PATH cannot be asked about.
+"""
+
+DEMO_TEXT = """\
+Do gatherio's main job in a temporary folder inside DIR, and measure it beside numpy:
+
+  - gather thousands of separate pages from several arrays, in random order, into
+    one file (write_gather);
+  - scatter them into other arrays in another order (read_scatter);
+  - save a large .npy file, and load it.
+
+Everything is compared with what a plain open().read(), np.load and np.fromfile
+find. No root is needed, and nothing is left behind, not even after Ctrl-C.
+"""
+
+DEMO_EPILOG = """\
+the rows:
+  write_gather          in place: pages go to the disk from where they stand
+                        (copy=False)
+  write_gather, copied  through a few large buffers (copy=True), which is the
+                        faster way on some disks
+  numpy a[i].tofile     without gatherio: copy the rows into order, write the copy
+  read_scatter          in place, and copied: the same in the other direction
+  numpy fromfile        read into a new array, copy its rows to their places
+  gio.save              of a page-aligned array, as gatherio.empty makes them
+  gio.save plain array  of an array as numpy makes them
+  gio.load              into a new array
+  gio.load out=         into an array that is there already
+
+the columns:
+  returned  writing: seconds until the call came back. What was written through
+            the page cache is then in memory, not on the disk
+  durable   writing: seconds until fsync has ended too, for all in the same way
+  cold      reading: seconds, after the page cache was asked to drop the file
+  GB/s      10^9 bytes per second, durable or cold; min-max: slowest and fastest
+            round
+  x numpy   so many times as fast as numpy's row of the same group; the median of
+            the rounds
+  own       CPU seconds of this process per GiB (2^30 bytes)
+  all       the same of the whole machine: what goes through the page cache is
+            written by threads of the kernel, at nobody's charge. Whatever else
+            runs is in it
+  cache     growth of the page cache (Cached in /proc/meminfo) in MiB: memory taken
+            from others. Whatever else runs is in it, too
+In a narrow terminal some columns are left out. --json has them all, and every
+round.
+
+examples:
+  gatherio demo
+  gatherio demo /data --size 4G
+  gatherio demo /data --backend threads
+  gatherio demo /data --json > demo.json
+
+exit code: 0; 1 if a comparison finds a difference or a transfer fails; 2 if the
+demo cannot be run in DIR; 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+
+# --- arguments ---
+
+
+def size(text: str) -> int:
+    """Bytes from "512M", "2G", "1.5GiB" or a plain number.
+
+    Parameters
+    ----------
+    text : str
+        A number and a binary unit: K, M, G or T, with or without "iB".
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is nothing of the kind.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: give bytes, or a number with K, M, G or T, as in 512M"
+        )
+    exponent = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * 1024**exponent)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar and its help."""
+    top = argparse.ArgumentParser(
+        prog="gatherio",
+        description="Feeds numpy arrays to disk and back at the speed of the disk.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"gatherio {__version__}")
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    _add_info(commands)
+    _add_demo(commands)
+    return top
+
+
+def _add_info(commands: Any) -> None:
+    command = commands.add_parser(
+        "info",
+        help="what this system, and a file system, have to offer",
+        description=INFO_TEXT,
+        epilog=INFO_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "path", nargs="?", metavar="PATH", help="a file, or a folder in which one can be made"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_run_info)
+
+
+def _add_demo(commands: Any) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="gather, scatter, save and load, checked and measured beside numpy",
+        description=DEMO_TEXT,
+        epilog=DEMO_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "directory", nargs="?", default=".", metavar="DIR", help="where (default: this folder)"
+    )
+    command.add_argument(
+        "--size",
+        type=size,
+        metavar="BYTES",
+        help="data per transfer, as 512M or 2G (default: what half a minute, a tenth of the free space and "
+        "an eighth of the memory allow, 1G at most); needs two and a quarter times as much room on the disk "
+        "and four times as much memory",
+    )
+    command.add_argument(
+        "--backend", choices=BACKENDS, help="what carries out transfers (default: the best that works)"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print JSON, and nothing else, on standard output"
+    )
+    command.set_defaults(run=_run_demo)
+
+
+# --- info ---
+
+
+def _run_info(arguments: argparse.Namespace) -> int:
+    path: str | None = arguments.path
+    try:
+        if path is not None:
+            _check_kind(path)
+        found = info(path)
+    except (OSError, ValueError) as error:
+        return _refuse("info", _in_words(error))
+    print(json.dumps(found, indent=2) if arguments.json else _info_text(found))
+    return OK
+
+
+def _check_kind(path: str) -> None:
+    """Raise ValueError for what would not answer: opening a pipe waits for somebody at the other end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
+        raise ValueError(f"{path!r} is neither a file nor a folder")
+
+
+def _info_text(found: dict[str, Any]) -> str:
+    parts = [
+        f"gatherio {found['version']}, {found['python']}, {found['system']}",
+        "Memory and requests\n"
+        + fields(
+            [
+                ("page", size_text(found["page_size"])),
+                ("huge page", size_text(found["huge_page_size"])),
+                ("mappings", f"start at multiples of {size_text(found['allocation_granularity'])}"),
+                (
+                    "one request",
+                    f"at most {found['max_segments']:,} segments and {found['max_request_bytes']:,} bytes",
+                ),
+            ]
+        ),
+        "Backends\n" + fields(_backend_rows(found)) + "\n" + paragraph(f"Default: {found['reason']}", "  "),
+    ]
+    if "path" in found:
+        parts.append(_path_text(found["path"]))
+    return "\n\n".join(parts)
+
+
+def _backend_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, backend in found["backends"].items():
+        default = " (default)" if name == found["backend"] else ""
+        rows.append((name + default, ("" if backend["available"] else "not available: ") + backend["reason"]))
+    return rows
+
+
+def _path_text(path: dict[str, Any]) -> str:
+    rows = [
+        ("file system", path["file_system"]),
+        ("free", "unknown" if path["free_bytes"] is None else size_text(path["free_bytes"])),
+        ("transfers", "direct" if path["direct"] else "buffered"),
+        ("reason", path["reason"]),
+        ("alignment", f"offsets {path['offset_alignment']} bytes, memory {path['memory_alignment']} bytes"),
+    ]
+    return f"{path['path']}\n{fields(rows)}"
+
+
+# --- demo ---
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    began = False
+
+    def begin(facts: Facts) -> None:
+        nonlocal began
+        began = True
+        if not arguments.json:
+            print(opening(facts), end="\n\n", flush=True)
+
+    try:
+        with progress() as step:
+            result = run(
+                arguments.directory,
+                size=arguments.size,
+                backend=arguments.backend,
+                begin=begin,
+                progress=step,
+            )
+    except BrokenPipeError:
+        raise
+    except DemoError as error:
+        return _refuse("demo", str(error))
+    except MemoryError as error:
+        return _refuse("demo", f"not enough memory, give a smaller --size: {error}")
+    except OSError as error:
+        no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _refuse("demo", _in_words(error), FAILED if began and not no_room else UNUSABLE)
+    print(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
+    for check in result.checks:
+        if not check.ok:
+            _refuse("demo", f"{check.what}: {check.difference}")
+    return OK if result.ok else FAILED
+
+
+# --- ends ---
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and a closed terminal raise `Stopped`: everything is cleaned up on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32":
+        numbers.append(signal.SIGHUP)
+    before = {
+        number: signal.signal(number, stop)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, and shells' background jobs
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_words(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
+def _refuse(command: str, text: str, code: int = UNUSABLE) -> int:
+    print(f"gatherio {command}: {text}", file=sys.stderr)
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        What stands behind the program's name; None takes it from `sys.argv`.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    top = parser()
+    arguments = top.parse_args(argv)
+    if arguments.command is None:
+        top.print_help()
+        return OK
+    try:
+        with signals_raise():
+            code: int = arguments.run(arguments)
+            sys.stdout.flush()
+            return code
+    except Stopped as stopped:
+        name = signal.Signals(stopped.number).name
+        return _refuse(arguments.command, f"stopped by {name}; cleaned up", BY_SIGNAL + stopped.number)
+    except BrokenPipeError:  # whoever reads our output, as in "gatherio info | head -1", has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Text for people: sizes, paragraphs, tables that fit the terminal, and a progress bar."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple, NoReturn, TypeAlias
+
+Step: TypeAlias = Callable[[int, int, str], object]
+"""Called with (steps done, steps in all, what is done next)."""
+
+WIDTH_MIN = 40  # narrower, nothing can be laid out
+WIDTH_MAX = 100  # longer lines are hard to read
+
+
+def width() -> int:
+    """Columns to fill: the terminal's, or 80 where there is none."""
+    return max(WIDTH_MIN, min(WIDTH_MAX, shutil.get_terminal_size((80, 24)).columns))
+
+
+def size_text(nbytes: int) -> str:
+    """A number of bytes as one reads it: "512 bytes", "4 KiB", "1.5 GiB"."""
+    value, unit = float(nbytes), "bytes"
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """`text` broken into lines that fit the terminal."""
+    return textwrap.fill(
+        text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> str:
+    """Names on the left, their texts on the right, broken into lines beneath each other."""
+    name_width = max(len(name) for name, _ in rows) + 2
+    column = indent + " " * name_width
+    lines = []
+    for name, text in rows:
+        first = f"{indent}{name:<{name_width}}"
+        lines.append(
+            textwrap.fill(
+                text, width(), initial_indent=first, subsequent_indent=column, break_on_hyphens=False
+            )
+        )
+    return "\n".join(lines)
+
+
+class Column(NamedTuple):
+    """A column of figures: two lines of heading, and how soon it is left out where the terminal is narrow."""
+
+    head: str
+    unit: str
+    spare: int = 0  # 0 stays; of the others the highest goes first
+
+
+class Section(NamedTuple):
+    """Rows of a table under a title of their own: a label, and a text for each column."""
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[str]]]
+
+
+def table(columns: Sequence[Column], sections: Sequence[Section]) -> str:
+    """Lay out a table; columns that do not fit the terminal are left out."""
+    rows = [row for section in sections for row in section.rows]
+    label_width = 2 + max(len(label) for label, _ in rows)
+    widths = [
+        2 + max(map(len, (column.head, column.unit, *(cells[i] for _, cells in rows))))
+        for i, column in enumerate(columns)
+    ]
+    chosen = _fitting(columns, widths, width() - label_width)
+
+    def line(label: str, cells: Sequence[str]) -> str:
+        return (f"{label:<{label_width}}" + "".join(f"{cells[i]:>{widths[i]}}" for i in chosen)).rstrip()
+
+    lines = [line("", [column.head for column in columns]), line("", [column.unit for column in columns])]
+    for section in sections:
+        lines.append(section.title)
+        lines += [line(f"  {label}", cells) for label, cells in section.rows]
+    return "\n".join(lines)
+
+
+def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """The numbers of the columns that fit."""
+    chosen = list(range(len(columns)))
+    while sum(widths[i] for i in chosen) > room:
+        goes = max(chosen, key=lambda i: columns[i].spare)
+        if columns[goes].spare == 0:
+            break
+        chosen.remove(goes)
+    return chosen
+
+
+# --- progress ---
+
+
+@contextmanager
+def progress() -> Iterator[Step]:
+    """A bar on standard error from the first step to the end of the block, where that is a terminal.
+
+    tqdm's where it is installed, else a line that tells the step.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    with ExitStack() as at_end:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            at_end.callback(print, end="\r\033[K", file=sys.stderr, flush=True)
+            yield _tell_step
+            return
+        bars: list[tqdm[NoReturn]] = []
+
+        def show(done: int, total: int, what: str) -> None:
+            if not bars:
+                layout = "|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {desc}"
+                bar = tqdm(total=total, bar_format=layout, leave=False, dynamic_ncols=True, file=sys.stderr)
+                bars.append(at_end.enter_context(bar))
+            bars[0].total, bars[0].n = total, done
+            bars[0].set_description_str(what)  # draws it, too
+
+        yield show
+
+
+def _tell_step(done: int, total: int, what: str) -> None:
+    text = f"{done}/{total} {what}"[: shutil.get_terminal_size().columns - 1]
+    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
