@@ -26,9 +26,7 @@ def cdef_region(header: str) -> str:
         for marker in ("/* cdef begin */", "/* cdef end */")
     )
     if len(begin) != 1 or len(end) != 1 or begin > end:
-        raise SystemExit(
-            "csrc/gatherio.h: one line with /* cdef begin */ and below it one with /* cdef end */"
-        )
+        raise SystemExit("csrc/gatherio.h: one line with /* cdef begin */ and below it one with /* cdef end */")
     return "\n".join(lines[begin[0] + 1 : end[0]])
 
 

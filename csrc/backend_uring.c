@@ -2,13 +2,13 @@
  *
  * How io_uring fits together, as far as this file needs it. A ring is two arrays in memory shared with the kernel:
  *
- *   - the submission queue: entries (SQEs) that we fill, and a tail that we move on; the kernel reads them and moves the
- *     head on during io_uring_enter(2) ........................ new_entry, uring_submit
- *   - the completion queue: entries (CQEs) that the kernel fills, and a tail that it moves on, at any time; we read them and
- *     move the head on ........................................ uring_reap
+ *   - the submission queue: entries (SQEs) that we fill, and a tail that we move on; the kernel reads them and moves
+ *     the head on during io_uring_enter(2) ......................... new_entry, uring_submit
+ *   - the completion queue: entries (CQEs) that the kernel fills, and a tail that it moves on, at any time; we read
+ *     them and move the head on .................................... uring_reap
  *
- * io_uring_enter hands over SQEs, sleeps until there are CQEs, or both (uring_sleep). A CQE carries the `user_data` of its SQE
- * and one signed number: bytes, or -errno. Each SQE gives exactly one CQE, in any order.
+ * io_uring_enter hands over SQEs, sleeps until there are CQEs, or both (uring_sleep). A CQE carries the `user_data`
+ * of its SQE and one signed number: bytes, or -errno. Each SQE gives exactly one CQE, in any order.
  *
  * The barriers, of which there are four, two for each array, and each is half of a pair whose other half is in the
  * kernel (io_uring/io_uring.c):
@@ -19,9 +19,9 @@
  *   - we give CQEs back by a store-release of the head: we have read them before the kernel may overwrite them.
  *
  * Which ring: the plain kind. SINGLE_ISSUER and DEFER_TASKRUN are cheaper by a little, but tie submission and waiting
- * to one thread (EEXIST for all others), and completions then wait for that thread: neither "submit anywhere"
- * nor "goes on by itself" would hold. In the plain kind the kernel interrupts the submitting thread for a moment to post a
- * CQE, and if that thread has exited, posts it itself.
+ * to one thread (EEXIST for all others), and completions then wait for that thread: neither "submit anywhere" nor
+ * "goes on by itself" would hold. In the plain kind the kernel interrupts the submitting thread for a moment to post
+ * a CQE, and if that thread has exited, posts it itself.
  *
  * Lifetimes: the kernel reads SQE and segment array during submission (IORING_FEAT_SUBMIT_STABLE), the data until the
  * CQE. The request owns the first two until its CQE as well, which is simpler to reason about.
@@ -34,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -60,11 +61,19 @@ struct completion_entry {
     uint32_t flags;
 };
 
-struct submission_offsets { uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, reserved; uint64_t address; };
-struct completion_offsets { uint32_t head, tail, ring_mask, ring_entries, overflow, entries, flags, reserved; uint64_t address; };
+struct submission_offsets {
+    uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, reserved;
+    uint64_t address;
+};
+
+struct completion_offsets {
+    uint32_t head, tail, ring_mask, ring_entries, overflow, entries, flags, reserved;
+    uint64_t address;
+};
 
 struct ring_parameters {
-    uint32_t submission_entries, completion_entries, flags, thread_cpu, thread_idle, features, workers_fd, reserved[3];
+    uint32_t submission_entries, completion_entries, flags, thread_cpu, thread_idle, features, workers_fd;
+    uint32_t reserved[3];
     struct submission_offsets submission;
     struct completion_offsets completion;
 };
@@ -78,7 +87,15 @@ _Static_assert(sizeof(struct completion_entry) == 16, "struct io_uring_cqe");
 _Static_assert(sizeof(struct ring_parameters) == 120, "struct io_uring_params");
 _Static_assert(sizeof(struct wait_argument) == 24, "struct io_uring_getevents_arg");
 
-enum { OP_NOP = 0, OP_READV = 1, OP_WRITEV = 2, OP_SYNC_FILE_RANGE = 8, OP_ASYNC_CANCEL = 14, OP_READ = 22, OP_WRITE = 23 };
+enum {
+    OP_NOP = 0,
+    OP_READV = 1,
+    OP_WRITEV = 2,
+    OP_SYNC_FILE_RANGE = 8,
+    OP_ASYNC_CANCEL = 14,
+    OP_READ = 22,
+    OP_WRITE = 23,
+};
 enum { MAP_AT_RINGS = 0, MAP_AT_ENTRIES = 0x10000000 };
 enum { ENTER_GETEVENTS = 1 << 0, ENTER_EXT_ARG = 1 << 3 };
 
@@ -103,8 +120,8 @@ typedef struct {
     uint32_t tail; /* ours; published at submission */
 } ring;
 
-/* `user_data` is the request's index and the low bits of its sequence number: a completion that fits no present start is not
- * taken for another one's. Cancellations carry an index that no request has. */
+/* `user_data` is the request's index and the low bits of its sequence number: a completion that fits no present start
+ * is not taken for another one's. Cancellations and wake-ups carry an index that no request has. */
 enum { INDEX_BITS = 20 };
 static const uint64_t NO_REQUEST = ((uint64_t)1 << INDEX_BITS) - 1;
 
@@ -113,7 +130,8 @@ static uint64_t tag_of(const gio_queue *queue, const gio_request *request)
     return request->sequence << INDEX_BITS | (uint64_t)(request - queue->requests);
 }
 
-static int enter(const ring *ring, uint32_t submit, uint32_t minimum, uint32_t flags, const void *argument, size_t bytes)
+static int enter(const ring *ring, uint32_t submit, uint32_t minimum, uint32_t flags, const void *argument,
+                 size_t bytes)
 {
     long result = syscall(NR_IO_URING_ENTER, ring->fd, submit, minimum, flags, argument, bytes);
     return result < 0 ? -errno : (int)result;
@@ -256,6 +274,11 @@ static void release(ring *ring)
     free(ring);
 }
 
+static void *map(int fd, size_t nbytes, off_t what)
+{
+    return mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, what);
+}
+
 static int32_t map_ring(ring *ring, const struct ring_parameters *parameters)
 {
     const struct submission_offsets *submission = &parameters->submission;
@@ -264,11 +287,11 @@ static int32_t map_ring(ring *ring, const struct ring_parameters *parameters)
     size_t completion_bytes = completion->entries + parameters->completion_entries * sizeof(struct completion_entry);
 
     ring->rings_bytes = gio_max(submission_bytes, completion_bytes);
-    ring->rings = mmap(NULL, ring->rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, MAP_AT_RINGS);
+    ring->rings = map(ring->fd, ring->rings_bytes, MAP_AT_RINGS);
     if (ring->rings == MAP_FAILED)
         return errno;
     ring->entries_bytes = parameters->submission_entries * sizeof(struct submission_entry);
-    ring->entries = mmap(NULL, ring->entries_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, MAP_AT_ENTRIES);
+    ring->entries = map(ring->fd, ring->entries_bytes, MAP_AT_ENTRIES);
     if (ring->entries == MAP_FAILED)
         return errno;
 

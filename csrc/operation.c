@@ -153,18 +153,23 @@ static int meets_fault(gio_queue *queue, gio_request *request)
     return queue->fault.kind == GIO_FAULT_HOLD;
 }
 
+static void append_returned(gio_queue *queue, gio_request *request)
+{
+    request->next = NULL;
+    *queue->returned_end = request;
+    queue->returned_end = &request->next;
+}
+
 void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result)
 {
     queue->requests_started--;
     request->result = result;
-    request->next = NULL;
     if (meets_fault(queue, request)) {
         request->next = queue->held;
         queue->held = request;
-        return;
+    } else {
+        append_returned(queue, request);
     }
-    *queue->returned_end = request;
-    queue->returned_end = &request->next;
 }
 
 static void start(gio_queue *queue, gio_request *request)
@@ -487,9 +492,8 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     if (length == 0) { /* touches nothing */
         stop_planning(queue, operation);
         finish_if_done(queue, operation);
-    } else {
-        gio_queue_advance(queue);
     }
+    gio_queue_advance(queue);
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
     return (int64_t)ticket;
@@ -551,7 +555,7 @@ int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_
     while (fault == GIO_FAULT_NONE && queue->held) {
         gio_request *request = queue->held;
         queue->held = request->next;
-        gio_request_returned(queue, request, request->result);
+        append_returned(queue, request);
     }
     gio_queue_advance(queue);
     gio_queue_call_attention(queue);

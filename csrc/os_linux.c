@@ -2,13 +2,13 @@
  *
  * A file is opened once or twice. The first descriptor is an ordinary one. Where direct I/O is wanted and to be had, a
  * second one is opened for the same inode (through /proc/self/fd, so that a rename in between changes nothing) with
- * O_DIRECT: transfers go through it, around the page cache, and must be aligned. The first one then serves the ragged ends
- * of writes alone. Both have O_DSYNC when the file is durable, so that what a caller does with fileno() is durable as
- * well; each request says RWF_DSYNC besides.
+ * O_DIRECT: transfers go through it, around the page cache, and must be aligned. The first one then serves the ragged
+ * ends of writes alone. Both have O_DSYNC when the file is durable, so that what a caller does with fileno() is
+ * durable as well; each request says RWF_DSYNC besides.
  *
- * Whether there is direct I/O, and with which alignments, statx(2) tells per file (STATX_DIOALIGN, Linux 6.1). Where the
- * kernel or the file system does not tell, opening with O_DIRECT tells whether, and we assume the
- * page size, which every disk's block divides. tmpfs is the exception: it takes O_DIRECT and means nothing by it.
+ * Whether there is direct I/O, and with which alignments, statx(2) tells per file (STATX_DIOALIGN, Linux 6.1). Where
+ * the kernel or the file system does not tell, opening with O_DIRECT tells whether, and we assume the page size, which
+ * every disk's block divides. tmpfs is the exception: it takes O_DIRECT and means nothing by it.
  *
  * In this file: pages, locks and threads, the clock, codes, files, transfers, events.
  */
@@ -228,7 +228,7 @@ static int32_t find_alignment(int fd, gio_file_facts *facts)
         facts->memory_alignment = status.direct_memory_alignment;
         if (facts->offset_alignment == 0 || facts->memory_alignment == 0)
             return EOPNOTSUPP; /* told: there is none */
-        return facts->offset_alignment > GIO_STAGE_BYTES || facts->memory_alignment > GIO_STAGE_BYTES ? GIO_E_COARSE : 0;
+        return gio_max(facts->offset_alignment, facts->memory_alignment) > GIO_STAGE_BYTES ? GIO_E_COARSE : 0;
     }
     if (facts->file_system == TMPFS_MAGIC || facts->file_system == RAMFS_MAGIC ||
         facts->file_system == HUGETLBFS_MAGIC)

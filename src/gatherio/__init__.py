@@ -1,7 +1,7 @@
 """gatherio feeds numpy arrays to disk and back at the speed of the disk.
 
-Overlapped gather and scatter between ordinary numpy arrays and files: io_uring and O_DIRECT on Linux, nothing copied that need
-not be, and the CPU stays free.
+Overlapped gather and scatter between ordinary numpy arrays and files: io_uring and O_DIRECT on Linux, nothing copied
+that need not be, and the CPU stays free.
 
     import gatherio as gio
 

@@ -28,18 +28,18 @@ BY_SIGNAL: Final = 128  # and the signal's number, as shells have it
 
 EPILOG = """\
 examples:
-  gatherio info                what this machine offers
-  gatherio info /data          and what the file system of /data offers
-  gatherio demo /data          the main job in /data, measured beside numpy and checked
-  gatherio COMMAND --help      all about a command
+  gatherio info              what this machine offers
+  gatherio info /data        and what the file system of /data offers
+  gatherio demo /data        the main job in /data, measured beside numpy
+  gatherio COMMAND --help    all about a command
 """
 
 INFO_TEXT = """\
 Tell what gatherio finds here: the sizes and limits of the system, every backend
 with the reason why it can be had or not (and what would change that), and which
-one is the default. With PATH also what its file system offers: whether transfers
-go around the page cache (direct), or why they do not, and what they must be
-aligned to.
+one is the default. With PATH also what its file system offers: whether
+transfers go around the page cache (direct), or why they do not, and what they
+must be aligned to.
 """
 
 INFO_EPILOG = """\
@@ -52,10 +52,11 @@ exit code: 0, or 2 if PATH cannot be asked about.
 """
 
 DEMO_TEXT = """\
-Do gatherio's main job in a temporary folder inside DIR, and measure it beside numpy:
+Do gatherio's main job in a temporary folder inside DIR, and measure it beside
+numpy:
 
-  - gather thousands of separate pages from several arrays, in random order, into
-    one file (write_gather);
+  - gather thousands of separate pages from several arrays, in random order,
+    into one file (write_gather);
   - scatter them into other arrays in another order (read_scatter);
   - save a large .npy file, and load it.
 
@@ -69,7 +70,7 @@ the rows:
                         (copy=False)
   write_gather, copied  through a few large buffers (copy=True), which is the
                         faster way on some disks
-  numpy a[i].tofile     without gatherio: copy the rows into order, write the copy
+  numpy a[i].tofile     without gatherio: copy the rows into order, write that
   read_scatter          in place, and copied: the same in the other direction
   numpy fromfile        read into a new array, copy its rows to their places
   gio.save              of a page-aligned array, as gatherio.empty makes them
@@ -84,14 +85,14 @@ the columns:
   cold      reading: seconds, after the page cache was asked to drop the file
   GB/s      10^9 bytes per second, durable or cold; min-max: slowest and fastest
             round
-  x numpy   so many times as fast as numpy's row of the same group; the median of
-            the rounds
+  x numpy   so many times as fast as numpy's row of the same group; the median
+            of the rounds
   own       CPU seconds of this process per GiB (2^30 bytes)
   all       the same of the whole machine: what goes through the page cache is
             written by threads of the kernel, at nobody's charge. Whatever else
             runs is in it
-  cache     growth of the page cache (Cached in /proc/meminfo) in MiB: memory taken
-            from others. Whatever else runs is in it, too
+  cache     growth of the page cache (Cached in /proc/meminfo) in MiB: memory
+            taken from others. Whatever else runs is in it, too
 In a narrow terminal some columns are left out. --json has them all, and every
 round.
 
@@ -124,9 +125,7 @@ def size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: give bytes, or a number with K, M, G or T, as in 512M"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: give bytes, or a number with K, M, G or T, as in 512M")
     exponent = " KMGT".index(match[2].upper() or " ")
     return int(float(match[1]) * 1024**exponent)
 
@@ -154,9 +153,7 @@ def _add_info(commands: Any) -> None:
         epilog=INFO_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "path", nargs="?", metavar="PATH", help="a file, or a folder in which one can be made"
-    )
+    command.add_argument("path", nargs="?", metavar="PATH", help="a file, or a folder in which one can be made")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_run_info)
 
@@ -169,9 +166,7 @@ def _add_demo(commands: Any) -> None:
         epilog=DEMO_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "directory", nargs="?", default=".", metavar="DIR", help="where (default: this folder)"
-    )
+    command.add_argument("directory", nargs="?", default=".", metavar="DIR", help="where (default: this folder)")
     command.add_argument(
         "--size",
         type=size,
@@ -183,9 +178,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument(
         "--backend", choices=BACKENDS, help="what carries out transfers (default: the best that works)"
     )
-    command.add_argument(
-        "--json", action="store_true", help="print JSON, and nothing else, on standard output"
-    )
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
     command.set_defaults(run=_run_demo)
 
 
@@ -236,8 +229,8 @@ def _info_text(found: dict[str, Any]) -> str:
 def _backend_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, backend in found["backends"].items():
-        default = " (default)" if name == found["backend"] else ""
-        rows.append((name + default, ("" if backend["available"] else "not available: ") + backend["reason"]))
+        default = " (default)" if name == found["backend"] else ""  # the reason says if it cannot be had
+        rows.append((name + default, backend["reason"]))
     return rows
 
 

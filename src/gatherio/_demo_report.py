@@ -191,9 +191,7 @@ def _measurement(step: Step, samples: list[Sample], group: list[tuple[Step, list
         "direction": step.direction,
         "bytes": samples[0].nbytes,
         "returned_s": _middle(samples, lambda sample: sample.returned_s),
-        "durable_s" if step.direction == "write" else "cold_s": _middle(
-            samples, lambda sample: sample.seconds
-        ),
+        "durable_s" if step.direction == "write" else "cold_s": _middle(samples, lambda sample: sample.seconds),
         "gb_per_s": _middle(samples, lambda sample: sample.gb_per_s),
         "times_as_fast_as_numpy": _times_as_fast(samples, numpy_samples),
         "cpu_s_per_gib": _middle(samples, lambda sample: sample.cpu_per_gib),

@@ -199,9 +199,7 @@ def _left_in(group: Path) -> int | None:
     try:
         limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" is no limit
         used = int((group / "memory.current").read_text(encoding="ascii"))
-        details = dict(
-            line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
+        details = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):
         return None
     return max(0, limit - used + int(details.get("inactive_file", 0)))

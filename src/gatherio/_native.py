@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Any, Final
 
-from gatherio import _gatherio
+from gatherio import _gatherio  # type: ignore[attr-defined]
 
 ffi: Final[Any] = _gatherio.ffi
 lib: Final[Any] = _gatherio.lib

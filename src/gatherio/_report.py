@@ -33,9 +33,7 @@ def size_text(nbytes: int) -> str:
 
 def paragraph(text: str, indent: str = "") -> str:
     """`text` broken into lines that fit the terminal."""
-    return textwrap.fill(
-        text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-    )
+    return textwrap.fill(text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> str:
@@ -46,9 +44,7 @@ def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> str:
     for name, text in rows:
         first = f"{indent}{name:<{name_width}}"
         lines.append(
-            textwrap.fill(
-                text, width(), initial_indent=first, subsequent_indent=column, break_on_hyphens=False
-            )
+            textwrap.fill(text, width(), initial_indent=first, subsequent_indent=column, break_on_hyphens=False)
         )
     return "\n".join(lines)
 

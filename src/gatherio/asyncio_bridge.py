@@ -1,9 +1,9 @@
 """How an asyncio event loop learns that operations have finished, without a thread.
 
-One bridge serves one queue in one loop. While tasks of the loop await operations of the queue, two descriptors are watched by
-``add_reader``: the ring's own, readable while completions stand in it unread, and an eventfd that the core sets when
-somebody else (a waiting thread, the queue's own thread, a worker) was first to see an operation finish. Backends
-without a ring have the second only.
+One bridge serves one queue in one loop. While tasks of the loop await operations of the queue, two descriptors are
+watched by ``add_reader``: the ring's own, readable while completions stand in it unread, and an eventfd that the core
+sets when somebody else (a waiting thread, the queue's own thread, a worker) was first to see an operation finish.
+Backends without a ring have the second only.
 """
 
 from __future__ import annotations

@@ -176,11 +176,7 @@ class _Pages:
             _make_rows(rng, (count // 4, PAGE_SIZE // 16), event),
             _make_rows(rng, (count // 8, 4, PAGE_SIZE // 16), np.dtype(np.float64)),
         ]
-        listed = [
-            (rows, int(i))
-            for rows in self._rows
-            for i in np.setdiff1d(np.arange(len(rows.source)), rows.order)
-        ]
+        listed = [(rows, int(i)) for rows in self._rows for i in np.setdiff1d(np.arange(len(rows.source)), rows.order)]
         self._listed = [listed[i] for i in rng.permutation(len(listed))]
         self._listed_sources = [rows.source[i] for rows, i in self._listed]
         self._listed_targets = [rows.target[rows.moved[i]] for rows, i in self._listed]
@@ -226,9 +222,7 @@ class _Pages:
             _measure.flush_to_disk(path)
         if name not in self._checked:
             self._checked.add(name)
-            self._check(
-                f"file written by write_gather ({name}), against open().read()", self._compare_file(path)
-            )
+            self._check(f"file written by write_gather ({name}), against open().read()", self._compare_file(path))
         if copy:
             path.unlink()
         return meter.sample
@@ -347,9 +341,7 @@ class _WholeArray:
         """The transfers to be measured, writes first."""
         return [
             Step("gio.save", "gatherio", "write", lambda: self._write(self._mine, self._aligned)),
-            Step(
-                "gio.save plain array", "gatherio", "write", lambda: self._write(self._other, self._ordinary)
-            ),
+            Step("gio.save plain array", "gatherio", "write", lambda: self._write(self._other, self._ordinary)),
             Step("np.save", "numpy", "write", self._write_numpy),
             Step("gio.load", "gatherio", "read", self._read),
             Step("gio.load out=", "gatherio", "read", self._read_into),
@@ -404,9 +396,7 @@ class _WholeArray:
     def _check(self, what: str, found: Array) -> None:
         expected = self._aligned
         if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-            difference: str | None = (
-                f"{found.dtype} of shape {found.shape}, not {expected.dtype} of {expected.shape}"
-            )
+            difference: str | None = f"{found.dtype} of shape {found.shape}, not {expected.dtype} of {expected.shape}"
         else:
             difference = _difference(_bytes_of(found), _bytes_of(expected), 0)
         self._checks.append(Check(what, self.nbytes, difference))

@@ -18,7 +18,8 @@ class AlignmentError(ValueError):
 class AllocationError(MemoryError, ValueError):
     """The shape asked for is larger than any address space.
 
-    numpy raises ValueError for it; it is a MemoryError as well, so that one ``except`` serves every array that cannot be had.
+    numpy raises ValueError for it; it is a MemoryError as well, so that one ``except`` serves every array that cannot
+    be had.
     """
 
 

@@ -104,9 +104,7 @@ class File:
 
     # -- transfers ------------------------------------------------------------------------------------------
 
-    def write_gather(
-        self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False
-    ) -> Operation:
+    def write_gather(self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False) -> Operation:
         """Write many arrays, one behind the other, to one contiguous range of the file.
 
         Parameters
@@ -116,10 +114,10 @@ class File:
         offset : int
             Bytes from the start of the file.
         copy : bool or None
-            False: nothing is copied. Every array starts on a page and is whole pages, but the last, which is a multiple of
-            `alignment`; so is `offset`. None: what is not aligned so is copied through page-aligned buffers, and the
-            rest is not. True: everything is copied, 2 MiB at a time, which on some disks is the faster way for
-            many separate pages, and costs CPU time.
+            False: nothing is copied. Every array starts on a page and is whole pages, but the last, which is a
+            multiple of `alignment`; so is `offset`. None: what is not aligned so is copied through page-aligned
+            buffers, and the rest is not. True: everything is copied, 2 MiB at a time, which on some disks is the
+            faster way for many separate pages, and costs CPU time.
 
         Returns
         -------
@@ -143,21 +141,20 @@ class File:
         """
         return self._many(True, arrays, offset, copy)
 
-    def read_scatter(
-        self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False
-    ) -> Operation:
+    def read_scatter(self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False) -> Operation:
         """Read one contiguous range of the file into many arrays, one behind the other.
 
-        As `write_gather` otherwise. The arrays must be writeable, and no byte may be in them twice. A read that crosses the
-        end of the file has the short count as its result; what is in the arrays beyond it is unspecified.
+        As `write_gather` otherwise. The arrays must be writeable, and no byte may be in them twice. A read that
+        crosses the end of the file has the short count as its result; what is in the arrays beyond it is unspecified.
         """
         return self._many(False, arrays, offset, copy)
 
     def write_at(self, array: Array, offset: int) -> Operation:
         """Write one array, of any size, to any offset.
 
-        What is aligned goes from where it stands; the rest is copied through page-aligned buffers, and blocks that are written
-        in part are merged with what the file has. A file that grows ends at exactly ``offset + array.nbytes``.
+        What is aligned goes from where it stands; the rest is copied through page-aligned buffers, and blocks that
+        are written in part are merged with what the file has. A file that grows ends at exactly ``offset +
+        array.nbytes``.
 
         Parameters
         ----------
@@ -208,9 +205,7 @@ class File:
         key = next(queue._keys)
         operation = Operation(self, queue, key, writes, offset, segments.nbytes, segments)
         queue._inflight[key] = operation
-        ticket = lib.gio_submit(
-            self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key
-        )
+        ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)
 
     def _submitted(self, operation: Operation, ticket: int) -> Operation:
@@ -229,7 +224,9 @@ class File:
             doing = "written" if writes else "read"
             modes = "'r+' or 'w'" if writes else "'r' or 'w+'"
             raise PermissionError(
-                errno.EACCES, f"a file opened with mode {self.mode!r} cannot be {doing}; open it with {modes}", self.name
+                errno.EACCES,
+                f"a file opened with mode {self.mode!r} cannot be {doing}; open it with {modes}",
+                self.name,
             )
         offset = operator.index(offset)
         if not 0 <= offset <= _OFFSET_MAX - nbytes:
@@ -268,8 +265,8 @@ class File:
 
         Notes
         -----
-        fallocate(2) on Linux. Writing into reserved space is also faster than extending a file, which every system does one
-        write after the other.
+        fallocate(2) on Linux. Writing into reserved space is also faster than extending a file, which every system
+        does one write after the other.
         """
         n = self._checked_range(True, n, 0)
         self._drain()
@@ -365,9 +362,8 @@ class File:
 def _why_direct(facts: Any) -> str:
     if facts.direct:
         told = "as statx(2) tells" if facts.alignment_told else "assumed, for the file system does not tell"
-        return (
-            f"direct: offsets in multiples of {facts.offset_alignment} bytes, memory of {facts.memory_alignment}, {told}"
-        )
+        multiples = f"offsets in multiples of {facts.offset_alignment} bytes, memory of {facts.memory_alignment}"
+        return f"direct: {multiples}, {told}"
     if facts.direct_code == lib.GIO_E_NOT_ASKED:
         return describe(facts.direct_code)
     return f"buffered, because direct I/O is not to be had: {describe(facts.direct_code)}"
@@ -391,8 +387,8 @@ def open(
     mode : {"r", "r+", "w", "w+", "x", "x+"}
         As in the built-in `open`; always binary.
     direct : bool, optional
-        None: around the page cache where the file system can, else buffered; `File.direct` and `File.reason` tell. True: direct
-        or OSError. False: buffered.
+        None: around the page cache where the file system can, else buffered; `File.direct` and `File.reason` tell.
+        True: direct or OSError. False: buffered.
     durable : bool
         Every write is on stable storage when it has finished (RWF_DSYNC, FILE_FLAG_WRITE_THROUGH).
     preallocate : int, optional
@@ -409,8 +405,8 @@ def open(
     Raises
     ------
     OSError
-        As the built-in `open`; also when `direct` is True and cannot be, or when the space to be reserved is not there. A
-        file that existed is then as it was.
+        As the built-in `open`; also when `direct` is True and cannot be, or when the space to be reserved is not
+        there. A file that existed is then as it was.
     ValueError
         Unknown mode, or a closed queue.
     """

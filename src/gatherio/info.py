@@ -61,7 +61,9 @@ def _about(path: str) -> dict[str, Any]:
             return _describe(file, path)
     if not os.access(path, os.W_OK):
         raise PermissionError(
-            errno.EACCES, "cannot make a file there to ask about; give a file to read, or a folder to write to", path
+            errno.EACCES,
+            "cannot make a file there to ask about; give a file to read, or a folder to write to",
+            path,
         )
     descriptor, name = tempfile.mkstemp(prefix=".gatherio-", dir=path)
     os.close(descriptor)
@@ -83,10 +85,10 @@ def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``system``, ``python``; sizes in bytes: ``page_size``, ``allocation_granularity``, ``huge_page_size``,
-        ``max_request_bytes``, and ``max_segments`` per request; ``backends``, a dict per backend with ``available`` and
-        ``reason``; ``backend`` and ``reason``, the default's; with `path` also ``path``, a dict: ``file_system``,
-        ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
+        ``version``, ``system``, ``python``; sizes in bytes: ``page_size``, ``allocation_granularity``,
+        ``huge_page_size``, ``max_request_bytes``, and ``max_segments`` per request; ``backends``, a dict per backend
+        with ``available`` and ``reason``; ``backend`` and ``reason``, the default's; with `path` also ``path``, a
+        dict: ``file_system``, ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
     """
     from . import __version__
 

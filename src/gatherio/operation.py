@@ -1,8 +1,8 @@
 """One read or write under way, and waiting for several of them.
 
-An operation has the method names of `concurrent.futures.Future` and can be awaited in asyncio. It goes on by itself: nobody has
-to wait for it, and nothing that Python does meanwhile holds it up. Until its outcome is known, the queue holds it and it
-holds its arrays, whatever the caller drops.
+An operation has the method names of `concurrent.futures.Future` and can be awaited in asyncio. It goes on by itself:
+nobody has to wait for it, and nothing that Python does meanwhile holds it up. Until its outcome is known, the queue
+holds it and it holds its arrays, whatever the caller drops.
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ class Operation:
     _watchers: list[Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]] | None
 
     def __init__(
-        self, file: File, queue: CompletionQueue, key: int, writes: bool, offset: int, length: int, buffers: object
+        self,
+        file: File,
+        queue: CompletionQueue,
+        key: int,
+        writes: bool,
+        offset: int,
+        length: int,
+        buffers: object,
     ) -> None:
         self._file = file
         self._queue = queue
@@ -137,8 +144,8 @@ class Operation:
     def result(self, timeout: float | None = None) -> int:
         """Wait for the operation and return how many bytes it transferred.
 
-        A write transfers all its bytes or raises. A read that crosses the end of the file returns the bytes there were, one
-        that starts at or past it 0; what the array holds behind them is unspecified.
+        A write transfers all its bytes or raises. A read that crosses the end of the file returns the bytes there
+        were, one that starts at or past it 0; what the array holds behind them is unspecified.
 
         Parameters
         ----------
@@ -306,9 +313,7 @@ def new_event() -> Iterator[Any]:
         lib.gio_event_free(place[0])
 
 
-def wait(
-    ops: Iterable[Operation], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> DoneAndNotDone:
+def wait(ops: Iterable[Operation], timeout: float | None = None, return_when: str = ALL_COMPLETED) -> DoneAndNotDone:
     """Wait for several operations, of one queue or of several, as `concurrent.futures.wait` does.
 
     Parameters

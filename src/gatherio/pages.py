@@ -1,8 +1,8 @@
 """Page-aligned memory as ordinary numpy arrays.
 
 The kernel moves a page straight between a device and memory only where memory begins on a page boundary (or on the
-device's own alignment). ``numpy.empty`` gives addresses that are multiples of 16 or 64; the functions here give whole pages,
-in huge pages where that pays, and faulted in, because the first touch of a page costs more than writing it
+device's own alignment). ``numpy.empty`` gives addresses that are multiples of 16 or 64; the functions here give whole
+pages, in huge pages where that pays, and faulted in, because the first touch of a page costs more than writing it
 to the disk.
 """
 
@@ -140,12 +140,11 @@ def empty(
     memory = _pages(nbytes, huge_pages)
     if prefault and nbytes:
         globals()["prefault"](memory[:nbytes])
-    return np.ndarray(sizes, kind, memory, order=order)
+    array: Array = np.ndarray(sizes, kind, memory, order=order)
+    return array
 
 
-def zeros(
-    shape: Shape, dtype: npt.DTypeLike = float, order: Order = "C", *, huge_pages: bool | None = None
-) -> Array:
+def zeros(shape: Shape, dtype: npt.DTypeLike = float, order: Order = "C", *, huge_pages: bool | None = None) -> Array:
     """Return a new page-aligned array of zeros. As `empty` otherwise: fresh pages are zero."""
     return empty(shape, dtype, order, huge_pages=huge_pages)
 
@@ -153,7 +152,7 @@ def zeros(
 def full(
     shape: Shape,
     fill_value: Any,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: Order = "C",
     *,
     huge_pages: bool | None = None,
@@ -167,7 +166,7 @@ def full(
 
 def empty_like(
     prototype: npt.ArrayLike,
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     order: Literal["C", "F", "A", "K"] = "K",
     *,
     shape: Shape | None = None,
@@ -179,10 +178,13 @@ def empty_like(
     other strides. See `empty`.
     """
     like = np.asanyarray(prototype)
-    if order in ("A", "K"):
-        order = "F" if like.flags.f_contiguous and not like.flags.c_contiguous else "C"
+    layout: Order
+    if order == "C" or order == "F":
+        layout = order
+    else:
+        layout = "F" if like.flags.f_contiguous and not like.flags.c_contiguous else "C"
     kind = like.dtype if dtype is None else dtype
-    return empty(like.shape if shape is None else shape, kind, order, huge_pages=huge_pages)
+    return empty(like.shape if shape is None else shape, kind, layout, huge_pages=huge_pages)
 
 
 def _address(array: Array) -> int:
@@ -190,10 +192,7 @@ def _address(array: Array) -> int:
 
 
 def is_aligned(x: Array) -> bool:
-    """Whether an array can be transferred without a copy: contiguous (C or Fortran) and starting on a page.
-
-    An empty array always is.
-    """
+    """Whether an array is contiguous (C or Fortran) and starts on a page. An empty array always is."""
     contiguous = x.flags.c_contiguous or x.flags.f_contiguous
     return x.nbytes == 0 or (contiguous and _address(x) % PAGE_SIZE == 0)
 
@@ -316,5 +315,3 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-

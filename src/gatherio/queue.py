@@ -60,8 +60,8 @@ def _cure(code: int) -> str:
         return f"the sysctl kernel.io_uring_disabled is {disabled}; as root: sysctl kernel.io_uring_disabled=0"
     if code in (errno.EPERM, errno.EACCES):
         return (
-            "the container's seccomp profile (Docker's default) or a security module forbids it; allow io_uring_setup and "
-            "io_uring_enter, with Docker: --security-opt seccomp=PROFILE.json"
+            "the container's seccomp profile (Docker's default) or a security module forbids it; allow io_uring_setup "
+            "and io_uring_enter, with Docker: --security-opt seccomp=PROFILE.json"
         )
     if code == errno.ENOMEM:
         return "the limit of locked memory (memlock) is used up; raise it: ulimit -l, LimitMEMLOCK= or docker --ulimit"
@@ -96,7 +96,7 @@ def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[An
         if native is None:
             raise OSError(code if code < lib.GIO_E_TIMEOUT else errno.ENOSYS, why_not(backend, code))
         return native, backend, f"asked for by name; {_PRAISE[backend]}"
-    failures = []
+    failures: list[str] = []
     for name in BACKENDS:
         native, code = try_backend(name, depth, request_size)
         if native is not None:
@@ -133,7 +133,11 @@ class CompletionQueue:
     """
 
     def __init__(
-        self, depth: int = DEFAULT_DEPTH, *, backend: str | None = None, request_size: int = DEFAULT_REQUEST_SIZE
+        self,
+        depth: int = DEFAULT_DEPTH,
+        *,
+        backend: str | None = None,
+        request_size: int = DEFAULT_REQUEST_SIZE,
     ) -> None:
         depth, request_size = operator.index(depth), operator.index(request_size)
         if not 1 <= depth <= MAX_DEPTH:
@@ -161,8 +165,8 @@ class CompletionQueue:
     def _note(self, rows: Any, count: int, asked: Operation | None = None) -> None:
         """Take over outcomes from the core; `asked` is the operation that somebody waits for, if any.
 
-        In this order, so that an exception between any two steps (KeyboardInterrupt) loses nothing: the core tells an outcome
-        again until it is released, and an operation takes it twice without harm.
+        In this order, so that an exception between any two steps (KeyboardInterrupt) loses nothing: the core tells an
+        outcome again until it is released, and an operation takes it twice without harm.
         """
         for i in range(count):
             row = rows[i]
@@ -274,9 +278,9 @@ class CompletionQueue:
         -------
         dict
             ``operations`` submitted and ``finished``; requests by call: ``reads``, ``writes`` (one run of memory each),
-            ``readvs``, ``writevs`` (several); of these ``staged``, ``ragged``, ``resumed`` after a short transfer and ``retried``;
-            ``submits`` and ``sleeps``, system calls; ``pumped``, sleeps of the queue's own thread; ``bytes_read``,
-            ``bytes_written``.
+            ``readvs``, ``writevs`` (several); of these ``staged``, ``ragged``, ``resumed`` after a short transfer and
+            ``retried``; ``submits`` and ``sleeps``, system calls; ``pumped``, sleeps of the queue's own thread;
+            ``bytes_read``, ``bytes_written``.
         """
         stats = ffi.new("gio_queue_stats *")
         lib.gio_queue_read_stats(self._native, stats)
@@ -324,7 +328,11 @@ def _attend(reference: weakref.ref[CompletionQueue]) -> None:
     queue = reference()
     if queue is None:
         return
-    with new_event() as event, contextlib.suppress(OSError, ValueError, RuntimeError), queue._listening(event):
+    with (
+        new_event() as event,
+        contextlib.suppress(OSError, ValueError, RuntimeError),
+        queue._listening(event),
+    ):
         idle_since = time.monotonic()
         while not queue._closed:
             lib.gio_event_wait(event, SLICE_NS)

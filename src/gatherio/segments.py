@@ -164,4 +164,6 @@ class Segments:
             ordered = filled[np.argsort(filled[:, 0])]
             self._distinct = bool((ordered[:-1].sum(axis=1) <= ordered[1:, 0]).all())
         if not self._distinct:
-            raise ValueError("a place in memory is in this scatter twice: which bytes it would end up with is undefined")
+            raise ValueError(
+                "a place in memory is in this scatter twice: which bytes it would end up with is undefined"
+            )
