@@ -138,7 +138,8 @@ int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 void gio_pages_free(void *address, uint64_t allocated);
 
 /* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and
- * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. The structure lives until gio_queue_free. */
+ * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. The structure lives until
+ * gio_queue_free. */
 const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);

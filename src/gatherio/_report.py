@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -119,7 +120,16 @@ def progress() -> Iterator[Step]:
         def show(done: int, total: int, what: str) -> None:
             if not bars:
                 layout = "|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {desc}"
-                bar = tqdm(total=total, bar_format=layout, leave=False, dynamic_ncols=True, file=sys.stderr)
+                told = os.get_terminal_size(sys.stderr.fileno()).columns > 0  # else tqdm draws nothing
+                bar = tqdm(
+                    total=total,
+                    bar_format=layout,
+                    leave=False,
+                    ncols=None if told else 80,
+                    nrows=None if told else 24,
+                    dynamic_ncols=told,
+                    file=sys.stderr,
+                )
                 bars.append(at_end.enter_context(bar))
             bars[0].total, bars[0].n = total, done
             bars[0].set_description_str(what)  # draws it, too

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ class Bridge:
     def __init__(self, queue: CompletionQueue, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = queue
         self._loop = weakref.ref(loop)
-        self._thread = threading.get_ident()
         self._awaited = 0
         self._watching: list[int] = []
         place = ffi.new("gio_event **")
@@ -77,11 +75,10 @@ class Bridge:
 
     def resolve(self, future: asyncio.Future[None]) -> None:
         """Wake the task that awaits `future`, from whichever thread this is."""
-        if threading.get_ident() == self._thread:
-            _set(future)
-            return
         loop = self._loop()
-        if loop is not None:
+        if loop is not None and loop is asyncio._get_running_loop():
+            _set(future)
+        elif loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed with the task still waiting
                 loop.call_soon_threadsafe(_set, future)
 

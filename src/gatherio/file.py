@@ -316,19 +316,21 @@ class File:
             A write had failed and nobody had asked for its result. The file is closed all the same.
         """
         self._closed = True  # from here on nothing is submitted; what follows can be repeated after Ctrl-C
+        if self._queue._pid != os.getpid():  # in a forked child: let go of its copy, and of no lock
+            if not self._released:
+                lib.gio_file_close(self._native)
+            self._released = True
+            return
         with self._lock:
             if self._released:
                 return
-            inherited = self._queue._pid != os.getpid()
-            if not inherited:
-                self._drain()
-            trimmed = 0 if inherited else lib.gio_file_trim(self._native)
+            self._drain()
+            trimmed = lib.gio_file_trim(self._native)
             while lib.gio_file_close(self._native) == lib.GIO_E_TIMEOUT:
                 self._drain()  # another thread submitted in the last moment
             self._released = True
-        if not inherited:
-            self._raise_untold()
-            check(trimmed, "cutting the file to what was written", self.name)
+        self._raise_untold()
+        check(trimmed, "cutting the file to what was written", self.name)
 
     def _raise_untold(self) -> None:
         failures = [operation._exception() for operation in list(self._untold.values())]

@@ -152,12 +152,16 @@ class CompletionQueue:
         self._lock = threading.RLock()
         self._keys = itertools.count(1)
         self._inflight: dict[int, Operation] = {}
+        _busy[id(self._inflight)] = self._inflight
+        weakref.finalize(self, _busy.pop, id(self._inflight)).atexit = False
         self._sweep_at = _BATCH
         self._ready: dict[int, Operation] = {}  # finished, not yet handed out
         self._told: weakref.WeakSet[Operation] = weakref.WeakSet()  # the same, of those whose outcome was asked for
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
         self._attendant: threading.Thread | None = None
+        for queue in list(_living):  # one that was dropped with work in flight has nobody else to look after it
+            queue._sweep_dropped()
         _living.add(self)
 
     # -- for operations and files -------------------------------------------------------------------------
@@ -200,6 +204,11 @@ class CompletionQueue:
         if nbytes >= _SWEEP_BYTES or len(self._inflight) >= self._sweep_at:
             self._collect()
             self._sweep_at = len(self._inflight) + _BATCH
+
+    def _sweep_dropped(self) -> None:
+        if self._inflight and not self._closed and self._pid == os.getpid():
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self._collect()
 
     @contextlib.contextmanager
     def _listening(self, event: Any) -> Iterator[None]:
@@ -347,9 +356,12 @@ def _attend(reference: weakref.ref[CompletionQueue]) -> None:
                         return
 
 
+# What is in flight holds its queue, file and arrays, and this holds what is in flight: the garbage collector must not
+# take all of them together while the kernel still uses the arrays.
+_busy: dict[int, dict[int, Operation]] = {}
 _living: weakref.WeakSet[CompletionQueue] = weakref.WeakSet()
 _default: CompletionQueue | None = None
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()  # a signal handler may open files, too
 
 
 def default_queue() -> CompletionQueue:
@@ -364,7 +376,7 @@ def default_queue() -> CompletionQueue:
 
 def _after_fork_in_child() -> None:
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
