@@ -12,6 +12,7 @@ that need not be, and the CPU stays free.
         op.result()
 """
 
+from ._version import __version__
 from .errors import AlignmentError, CancelledError, PoolError, TimeoutError
 from .file import File, open
 from .info import info
@@ -20,8 +21,6 @@ from .operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operatio
 from .pages import Pool, asaligned, empty, empty_like, full, is_aligned, prefault, zeros
 from .queue import CompletionQueue
 from .segments import Segments
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ALL_COMPLETED",
@@ -36,6 +35,7 @@ __all__ = [
     "PoolError",
     "Segments",
     "TimeoutError",
+    "__version__",
     "as_completed",
     "asaligned",
     "empty",

@@ -141,11 +141,11 @@ class Pages:
     def steps(self) -> Steps:
         """The transfers to be measured, writes first."""
         return {
-            Step("write_gather", "gatherio", "write"): lambda: self._write("write_gather", False),
-            Step("write_gather, copied", "gatherio", "write"): lambda: self._write("copy=True", True),
+            Step("write_gather", "gatherio", "write"): lambda: self._write("in place", False),
+            Step("write_gather, copied", "gatherio", "write"): lambda: self._write("copied", True),
             Step("numpy a[i].tofile", "numpy", "write"): self._write_numpy,
-            Step("read_scatter", "gatherio", "read"): lambda: self._read("read_scatter", False),
-            Step("read_scatter, copied", "gatherio", "read"): lambda: self._read("copy=True", True),
+            Step("read_scatter", "gatherio", "read"): lambda: self._read("in place", False),
+            Step("read_scatter, copied", "gatherio", "read"): lambda: self._read("copied", True),
             Step("numpy fromfile", "numpy", "read"): self._read_numpy,
         }
 
@@ -264,8 +264,10 @@ def _finish(operations: Iterator[Operation]) -> None:
 class WholeArray:
     """Saves and loads one array as .npy, by gatherio and by numpy."""
 
-    def __init__(self, folder: Path, nbytes: int, rng: np.random.Generator, checks: list[Check]) -> None:
-        self._checks = checks
+    def __init__(
+        self, folder: Path, nbytes: int, queue: CompletionQueue, rng: np.random.Generator, checks: list[Check]
+    ) -> None:
+        self._queue, self._checks = queue, checks
         self._mine, self._theirs, self._other = (
             folder / "gatherio.npy",
             folder / "numpy.npy",
@@ -291,7 +293,7 @@ class WholeArray:
     def _write(self, path: Path, array: Array) -> Sample:
         path.unlink(missing_ok=True)
         with measuring(self.nbytes) as meter:
-            npy.save(path, array)
+            npy.save(path, array, queue=self._queue)
             meter.returned()
             _measure.flush_to_disk(path)
         if path not in self._checked:
@@ -310,20 +312,20 @@ class WholeArray:
         if self._theirs not in self._checked:
             self._checked.add(self._theirs)
             _measure.drop_from_cache(self._theirs)
-            self._check("file written by np.save, read by gio.load", npy.load(self._theirs))
+            self._check("file written by np.save, read by gio.load", npy.load(self._theirs, queue=self._queue))
         self._theirs.unlink()
         return meter.sample
 
     def _read(self) -> Sample:
         with measuring(self.nbytes, reads=self._mine) as meter:
-            found = npy.load(self._mine)
+            found = npy.load(self._mine, queue=self._queue)
         self._check("array read by gio.load", found)
         return meter.sample
 
     def _read_into(self) -> Sample:
         _bytes_of(self._out).fill(0)
         with measuring(self.nbytes, reads=self._mine) as meter:
-            npy.load(self._mine, out=self._out)
+            npy.load(self._mine, out=self._out, queue=self._queue)
         self._check("array read by gio.load with out=", self._out)
         return meter.sample
 

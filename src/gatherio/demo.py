@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from . import _measure, npy, pages
-from . import queue as queues
 from ._demo_phases import Check, Pages, Step, Steps, WholeArray, fill
 from ._measure import GIB, Sample, measuring
 from ._report import size_text
@@ -131,34 +130,19 @@ def _rounds(nbytes: int, seconds_per_byte: float) -> int:
     return max(ROUNDS_MIN, min(ROUNDS_MAX, int(left / (seconds_per_byte * nbytes))))
 
 
-def _round_seconds_per_byte(folder: Path) -> float:
+def _round_seconds_per_byte(folder: Path, queue: CompletionQueue) -> float:
     """What one round will take, from a small save and load."""
     nbytes = min(PROBE_BYTES, max(SIZE_MIN, _measure.free_space(folder) // 10))
     path = folder / "probe.npy"
     array = fill(pages.empty(nbytes, np.uint8), np.random.default_rng())
     with measuring(nbytes) as written:
-        npy.save(path, array)
+        npy.save(path, array, queue=queue)
         _measure.flush_to_disk(path)
     with measuring(nbytes, reads=path) as read:
-        npy.load(path, out=array)
+        npy.load(path, out=array, queue=queue)
     path.unlink()
     each = (written.sample.seconds + read.sample.seconds) / 2 / nbytes
     return STEPS * each + CPU_SECONDS_PER_GIB / GIB
-
-
-@contextmanager
-def _queue_of(backend: str | None) -> Iterator[CompletionQueue]:
-    """The queue to be used. Save and load take the default one, so that is exchanged meanwhile."""
-    if backend is None:
-        yield queues.default_queue()
-        return
-    with CompletionQueue(backend=backend) as queue:
-        queue._hands_out = False
-        before, queues._default = queues._default, queue
-        try:
-            yield queue
-        finally:
-            queues._default = before
 
 
 # --- the folder ---
@@ -256,11 +240,11 @@ def run(
         A transfer failed.
     """
     parent = Path(directory)
-    with _queue_of(backend) as queue, _work_folder(_usable(parent)) as folder:
+    with CompletionQueue(backend=backend) as queue, _work_folder(_usable(parent)) as folder:
         system = info(parent)
         if size is not None:
             _check_room(parent, size, system)
-        round_seconds = _round_seconds_per_byte(folder)
+        round_seconds = _round_seconds_per_byte(folder, queue)
         nbytes = size - size % MIB if size is not None else _automatic_size(folder, system, round_seconds)
         _check_room(parent, nbytes, system)
         rounds = _rounds(nbytes, round_seconds)
@@ -280,7 +264,7 @@ def _run_phases(
     counts, segments_s = separate.counts(), separate.segments_s
     del separate  # its memory is the next phase's
     (folder / "gathered.bin").unlink()
-    whole = WholeArray(folder, facts.nbytes, rng, checks)
+    whole = WholeArray(folder, facts.nbytes, queue, rng, checks)
     runner.run(whole.steps())
     return Result(facts, counts, segments_s, runner.samples, checks)
 

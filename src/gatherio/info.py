@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from ._version import __version__
 from .file import File
 from .pages import FACTS
 from .queue import BACKENDS, CompletionQueue, default_queue, try_backend, why_not
@@ -90,8 +91,6 @@ def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         with ``available`` and ``reason``; ``backend`` and ``reason``, the default's; with `path` also ``path``, a
         dict: ``file_system``, ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
     """
-    from . import __version__
-
     queue = default_queue()
     found: dict[str, Any] = {
         "version": __version__,

@@ -36,6 +36,7 @@ from ._progress import Progress, reporting
 from .file import File
 from .file import open as open_file
 from .operation import Operation
+from .queue import CompletionQueue
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Version: TypeAlias = tuple[int, int]
@@ -79,7 +80,14 @@ BLOCK_BYTES = BUFFER_BYTES // 8
 # --- save ---
 
 
-def save(path: Path, array: npt.ArrayLike, *, durable: bool = False, progress: Progress = None) -> None:
+def save(
+    path: Path,
+    array: npt.ArrayLike,
+    *,
+    durable: bool = False,
+    progress: Progress = None,
+    queue: CompletionQueue | None = None,
+) -> None:
     """Write an array to a .npy file that `numpy.load` reads, with or without ``mmap_mode``.
 
     The file at `path` is replaced in one step when the new one is whole; whatever happens before, it stays as
@@ -100,6 +108,8 @@ def save(path: Path, array: npt.ArrayLike, *, durable: bool = False, progress: P
     progress : True or callable(done_bytes, total_bytes), optional
         True shows a bar (needs tqdm). A callable is called by this thread with bytes of the array's data:
         `done_bytes` never decreases, and is `total_bytes` in the last call. What it raises ends the save.
+    queue : CompletionQueue, optional
+        Where it is carried out; None takes the process's own.
 
     Raises
     ------
@@ -117,7 +127,7 @@ def save(path: Path, array: npt.ArrayLike, *, durable: bool = False, progress: P
     head = _header_bytes(source)
     with (
         reporting(progress, source.nbytes, os.path.basename(name)) as report,
-        _replacing(name, durable) as file,
+        _replacing(name, durable, queue) as file,
     ):
         file.preallocate(head.size + source.nbytes)
         with _InFlight(report, done=-head.size) as flight:
@@ -199,14 +209,14 @@ def _blocks(array: Array, nbytes: int) -> Iterator[Array]:
 
 
 @contextmanager
-def _replacing(name: str, durable: bool) -> Iterator[File]:
+def _replacing(name: str, durable: bool, queue: CompletionQueue | None) -> Iterator[File]:
     """A new file that takes the place of `name` if all goes well, and is gone if it does not."""
     old = _replaceable(name)
     target = os.path.realpath(name) if os.path.islink(name) else name
     # Short, as a long target's name may leave no room for more; not to be guessed, as folders may be shared.
     temporary = os.path.join(os.path.dirname(target), f".gatherio-{secrets.token_hex(8)}.tmp")
     try:
-        with open_file(temporary, "x") as file:
+        with open_file(temporary, "x", queue=queue) as file:
             if old is not None:
                 _take_over(temporary, old)
             yield file
@@ -269,7 +279,9 @@ def _flush_folder(target: str) -> None:
 # --- load ---
 
 
-def load(path: Path, out: Array | None = None, *, progress: Progress = None) -> Array:
+def load(
+    path: Path, out: Array | None = None, *, progress: Progress = None, queue: CompletionQueue | None = None
+) -> Array:
     """Read a .npy file, as `numpy.load` does without ``allow_pickle`` and ``mmap_mode``.
 
     Parameters
@@ -282,6 +294,8 @@ def load(path: Path, out: Array | None = None, *, progress: Progress = None) -> 
         (C or Fortran). If the reading fails half-way, its contents are unspecified.
     progress : True or callable(done_bytes, total_bytes), optional
         As for `save`. What a callable raises ends the load.
+    queue : CompletionQueue, optional
+        Where it is carried out; None takes the process's own.
 
     Returns
     -------
@@ -299,7 +313,7 @@ def load(path: Path, out: Array | None = None, *, progress: Progress = None) -> 
         If there is no memory for the array.
     """
     name = os.fsdecode(path)
-    with open_file(name, "r") as file:
+    with open_file(name, "r", queue=queue) as file:
         header = _read_header(file, name)
         array = _new_array(header, name) if out is None else _fitting(out, header, name)
         with (

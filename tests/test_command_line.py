@@ -1,0 +1,372 @@
+"""`gatherio info` and `gatherio demo`, as they are called: in processes of their own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gatherio as gio
+from gatherio import __main__ as command_line
+from gatherio import _demo_phases, _measure, _report, demo, npy
+
+MIB = 1 << 20
+GATHERIO = [sys.executable, "-m", "gatherio"]
+STEPS = {
+    ("write_gather", "gatherio", "write"),
+    ("write_gather, copied", "gatherio", "write"),
+    ("numpy a[i].tofile", "numpy", "write"),
+    ("read_scatter", "gatherio", "read"),
+    ("read_scatter, copied", "gatherio", "read"),
+    ("numpy fromfile", "numpy", "read"),
+    ("gio.save", "gatherio", "write"),
+    ("gio.save plain array", "gatherio", "write"),
+    ("np.save", "numpy", "write"),
+    ("gio.load", "gatherio", "read"),
+    ("gio.load out=", "gatherio", "read"),
+    ("np.load", "numpy", "read"),
+}
+
+
+def call(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command: list[str | Path] = [*GATHERIO, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def output(*arguments: str | Path, **options: Any) -> str:
+    done = call(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def refused(*arguments: str | Path) -> str:
+    """The one line on standard error of a call that ends with 2."""
+    done = call(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+# --- both ---
+
+
+def test_no_arguments_show_the_help() -> None:
+    assert output() == output("--help")
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["demo"]])
+def test_help_fits_a_terminal(command: list[str]) -> None:
+    text = output(*command, "--help", env={**os.environ, "COLUMNS": "80"})
+    assert "examples:" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_version() -> None:
+    assert output("--version") == f"gatherio {gio.__version__}\n"
+
+
+def test_the_installed_command_is_the_same() -> None:
+    script = Path(sys.executable).with_name("gatherio")
+    if not script.exists():
+        pytest.skip("gatherio is not installed beside this Python: pip install .")
+    done = subprocess.run([script, "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"gatherio {gio.__version__}\n"
+
+
+def test_a_reader_that_leaves_early() -> None:
+    process = subprocess.Popen([*GATHERIO, "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert errors == b""
+    assert process.returncode == 1
+
+
+# --- info ---
+
+
+def test_info_tells_what_the_library_tells(disk_dir: Path) -> None:
+    told = json.loads(output("info", disk_dir, "--json"))
+    expected = gio.info(disk_dir)
+    for volume in (told["path"], expected["path"]):
+        del volume["free_bytes"]
+    assert told == expected
+
+
+@pytest.mark.parametrize("folder", ["disk_dir", "tmpfs_dir"])
+def test_info_for_people(folder: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(folder)
+    found = gio.info(path)
+    text = output("info", path)
+    for name in found["backends"]:
+        assert re.search(rf"^  {name}\b", text, re.MULTILINE)
+    assert f"{found['backend']} (default)" in text
+    assert re.search(rf"file system +{found['path']['file_system']}\n", text)
+    assert ("transfers    direct" in text) == found["path"]["direct"]
+    assert found["path"]["reason"] in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    assert not list(path.iterdir())
+
+
+def test_info_about_a_file(disk_dir: Path) -> None:
+    path = disk_dir / "data.npy"
+    np.save(path, np.arange(3))
+    before = path.read_bytes()
+    assert json.loads(output("info", path, "--json"))["path"]["path"] == str(path)
+    assert path.read_bytes() == before
+
+
+def test_info_about_what_is_not_there(disk_dir: Path) -> None:
+    path = disk_dir / "missing"
+    assert refused("info", path) == f"gatherio info: {path}: No such file or directory"
+
+
+def test_info_does_not_wait_for_the_other_end_of_a_pipe(disk_dir: Path) -> None:
+    path = disk_dir / "pipe"
+    os.mkfifo(path)
+    assert "neither a file nor a folder" in refused("info", path)
+
+
+def test_info_with_io_uring_forbidden() -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace (Debian: strace)")
+    inject = ["strace", "-f", "-o", "/dev/null", "-e", "inject=io_uring_setup:error=EPERM"]
+    done = subprocess.run([*inject, *GATHERIO, "info", "--json"], check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["backend"] == "threads"
+    assert not found["backends"]["uring"]["available"]
+    for reason in (found["reason"], found["backends"]["uring"]["reason"]):
+        assert "Operation not permitted" in reason
+        assert "sysctl" in reason or "seccomp" in reason
+
+
+# --- demo ---
+
+
+def check_demo(found: dict[str, Any], folder: Path, size: int) -> None:
+    assert found["ok"]
+    assert all(check["ok"] and check["difference"] is None for check in found["checks"])
+    rounds = found["rounds"]
+    assert rounds >= 2
+    assert len(found["checks"]) == 6 * rounds + 5  # each reading, and once each writing by the library or for it
+    assert found["directory"] == str(folder)
+    assert found["size_bytes"] == size
+    assert found["pages"]["pages"] == size // found_page_size()
+    assert {(step["name"], step["library"], step["direction"]) for step in found["measurements"]} == STEPS
+    for step in found["measurements"]:
+        check_measurement(step, size, rounds)
+
+
+def found_page_size() -> int:
+    return int(gio.info()["page_size"])
+
+
+def check_measurement(step: dict[str, Any], size: int, rounds: int) -> None:
+    seconds = step["durable_s" if step["direction"] == "write" else "cold_s"]
+    assert 0 < step["returned_s"] <= seconds
+    assert step["gb_per_s"] == pytest.approx(size / seconds / 1e9, rel=0.5)
+    assert step["cpu_s_per_gib"] > 0
+    assert step["bytes"] == size
+    assert len(step["samples"]) == rounds
+    assert step["times_as_fast_as_numpy"] == pytest.approx(1) or step["library"] == "gatherio"
+
+
+@pytest.mark.parametrize(
+    ("folder", "backend"),
+    [("disk_dir", None), ("disk_dir", "threads"), ("tmpfs_dir", None), ("tmpfs_dir", "sync")],
+)
+def test_demo(folder: str, backend: str | None, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(folder)
+    by_name = [] if backend is None else ["--backend", backend]
+    found = json.loads(output("demo", path, "--size", "4M", "--json", *by_name))
+    check_demo(found, path, 4 * MIB)
+    assert found["backend"] == (backend or gio.info()["backend"])
+    assert found["direct"] == gio.info(path)["path"]["direct"]
+    assert found["reads_cold"] == (folder == "disk_dir")
+    assert not list(path.iterdir())
+
+
+def test_demo_for_people(disk_dir: Path) -> None:
+    text = output("demo", disk_dir, "--size", "1M", env={**os.environ, "COLUMNS": "80"})
+    assert text.startswith(f"gatherio {gio.__version__}: the demo\n  folder     {disk_dir} (")
+    assert re.search(r"^  transfers  (direct|buffered), backend \w+\n  reason +\w", text, re.MULTILINE)
+    for name, _, _ in STEPS:
+        assert re.search(rf"^  {re.escape(name)} +\d+\.\d", text, re.MULTILINE)
+    assert "every byte as it should be" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\r" not in text and "\033" not in text
+
+
+def test_demo_in_a_narrow_terminal(tmpfs_dir: Path) -> None:
+    text = output("demo", tmpfs_dir, "--size", "1M", env={**os.environ, "COLUMNS": "50"})
+    assert max(map(len, text.splitlines())) <= 50
+    assert "GB/s" in text
+    assert "min-max" not in text
+
+
+def test_demo_in_this_folder(disk_dir: Path) -> None:
+    found = json.loads(output("demo", "--json", "--size", "1MiB", cwd=disk_dir))
+    assert found["directory"] == "."
+
+
+def test_demo_progress_is_for_terminals(disk_dir: Path) -> None:
+    terminal, theirs = os.openpty()
+    command: list[str | Path] = [*GATHERIO, "demo", disk_dir, "--size", "1M", "--json"]
+    with open(terminal, "rb", buffering=0) as screen:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: nobody is left at the other end
+            while text := screen.read(1 << 12):
+                shown += text
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"write_gather" in shown
+    assert json.loads(out)["ok"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_demo_cleans_up_when_stopped(name: str, code: int, disk_dir: Path) -> None:
+    command: list[str | Path] = [*GATHERIO, "demo", disk_dir, "--size", "64M", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(disk_dir.glob("gatherio-demo-*/gathered.bin")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(getattr(signal, name))
+        out, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code
+    assert out == ""
+    assert errors == f"gatherio demo: stopped by {name}; cleaned up\n"
+    assert not list(disk_dir.iterdir())
+
+
+def test_demo_where_it_cannot_be(disk_dir: Path) -> None:
+    file = disk_dir / "file"
+    file.write_bytes(b"")
+    assert refused("demo", file) == f"gatherio demo: not a folder: {file}"
+    assert refused("demo", disk_dir / "no") == f"gatherio demo: no such folder: {disk_dir / 'no'}"
+    assert "not enough space" in refused("demo", disk_dir, "--size", "900T")
+    assert "at least 1 MiB" in refused("demo", disk_dir, "--size", "1000")
+    assert list(disk_dir.iterdir()) == [file]
+
+
+def test_demo_with_a_backend_that_cannot_be_had(disk_dir: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace (Debian: strace)")
+    inject = ["strace", "-f", "-o", "/dev/null", "-e", "inject=io_uring_setup:error=EPERM"]
+    command: list[str | Path] = [*inject, *GATHERIO, "demo", disk_dir, "--backend", "uring"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("gatherio demo: uring cannot be had: Operation not permitted; ")
+    assert not list(disk_dir.iterdir())
+
+
+def test_demo_on_a_full_disk(small_disk_dir: Path) -> None:
+    assert "not enough space" in refused("demo", small_disk_dir, "--size", "16M")
+    (small_disk_dir / "ballast").write_bytes(b"x" * 12 * MIB)
+    assert "not enough space" in refused("demo", small_disk_dir)
+
+
+def test_demo_on_a_small_disk_takes_less(small_disk_dir: Path) -> None:
+    found = json.loads(output("demo", small_disk_dir, "--json"))
+    assert found["ok"]
+    assert found["size_bytes"] <= 3 * MIB
+
+
+def test_demo_tells_what_differs(
+    disk_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = npy.load
+
+    def wrong(path: Path, out: Any = None, *, queue: Any = None) -> Any:
+        array = real(path, out)
+        array.reshape(-1).view(np.uint8)[5000] ^= 1
+        return array
+
+    monkeypatch.setattr(npy, "load", wrong)
+    code = command_line.main(["demo", str(disk_dir), "--size", "1M"])
+    out, errors = capsys.readouterr()
+    assert code == 1
+    assert "CHECKS FAILED" in out
+    assert re.search(r"^gatherio demo: array read by gio.load: byte 5000 is 0x.. and should be 0x..", errors, re.M)
+    assert not list(disk_dir.iterdir())
+
+
+def test_demo_tells_of_a_failed_transfer(
+    disk_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(array: Any) -> Any:
+        raise OSError(5, "Input/output error", "/data/file")
+
+    monkeypatch.setattr(_demo_phases.WholeArray, "_read", fail)
+    assert command_line.main(["demo", str(disk_dir), "--size", "1M"]) == 1
+    assert capsys.readouterr().err == "gatherio demo: /data/file: Input/output error\n"
+    assert not list(disk_dir.iterdir())
+
+
+def test_demo_chooses_its_size(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = gio.info(disk_dir)
+    fast, slow = 1 / (4 << 30), 1 / (20 << 20)
+    monkeypatch.setattr(_measure, "free_space", lambda folder: 100 << 30)
+    monkeypatch.setattr(_measure, "available_memory", lambda: 64 << 30)
+    assert demo._automatic_size(disk_dir, system, fast) == 1 << 30
+    assert MIB <= demo._automatic_size(disk_dir, system, slow) <= 300 * MIB
+    monkeypatch.setattr(_measure, "available_memory", lambda: 800 * MIB)
+    assert demo._automatic_size(disk_dir, system, fast) == 100 * MIB
+    monkeypatch.setattr(_measure, "free_space", lambda folder: 100 * MIB)
+    assert demo._automatic_size(disk_dir, system, fast) == 10 * MIB
+
+
+# --- the parts ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("4096", 4096), ("4096B", 4096), ("512M", 512 << 20), ("2G", 2 << 30), ("1.5gib", 3 << 29), ("1 TB", 1 << 40)],
+)
+def test_sizes_read(text: str, expected: int) -> None:
+    assert command_line.size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1G", "1X", "1e9", "2 G G"])
+def test_sizes_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+        command_line.size(text)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "expected"),
+    [(0, "0 bytes"), (512, "512 bytes"), (4096, "4 KiB"), (3 << 29, "1.5 GiB"), (1 << 50, "1024 TiB")],
+)
+def test_sizes_written(nbytes: int, expected: str) -> None:
+    assert _report.size_text(nbytes) == expected
+
+
+def test_differences_are_found_wherever_they_are() -> None:
+    right = np.arange(20 * MIB, dtype=np.uint32).view(np.uint8)
+    assert _demo_phases._difference(right, right, 0) is None
+    for at in (0, _demo_phases.COMPARED_BYTES, right.size - 1):
+        wrong = right.copy()
+        wrong[at] ^= 0x80
+        assert (_demo_phases._difference(wrong, right, 7) or "").startswith(f"byte {at + 7} is ")
+    assert _demo_phases._difference(right[:-1], right, 0) is not None
+    assert _demo_phases._difference(right, right[:-1], 0) is not None
