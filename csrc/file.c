@@ -4,6 +4,14 @@
 
 #include <stdlib.h>
 
+/* A request that the device takes in whole parts: one of 1024 pages is five parts on a device that takes 254. Of some
+ * 512 segments the next ones can be prepared while these are under way (measured: 5 to 15 % over 1024). */
+static uint64_t max_segments(const gio_queue *queue, const gio_file_facts *facts)
+{
+    uint64_t device = facts->direct ? facts->device_segments : 0, most = queue->system.max_segments;
+    return device == 0 || device >= most ? most : gio_round_down(gio_max(most / 2, device), device);
+}
+
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **out, gio_file_facts *facts)
 {
@@ -26,7 +34,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->limits.ragged_bytes = gio_round_up(queue->system.page_size, block);
     file->limits.request_bytes = gio_max(gio_round_down(queue->request_bytes, block), block);
     file->limits.stage_bytes = gio_round_down(GIO_STAGE_BYTES, block);
-    file->limits.max_segments = queue->system.max_segments;
+    file->limits.max_segments = max_segments(queue, facts);
     code = gio_os_file_size(file, &file->written_end);
     if (code) {
         gio_os_file_close(file);
@@ -92,12 +100,16 @@ int32_t gio_file_trim(gio_file *file)
         return code;
     gio_mutex_lock(&file->queue->mutex);
     end = file->reserved ? file->written_end : (uint64_t)INT64_MAX;
-    file->reserved = 0;
     gio_mutex_unlock(&file->queue->mutex);
-    if (end == (uint64_t)INT64_MAX)
-        return 0;
     code = gio_os_file_size(file, &size);
-    return code == 0 && size > end ? gio_os_file_resize(file, end) : code;
+    if (code == 0 && size > end)
+        code = gio_os_file_resize(file, end);
+    if (code == 0) {
+        gio_mutex_lock(&file->queue->mutex);
+        file->reserved = 0;
+        gio_mutex_unlock(&file->queue->mutex);
+    }
+    return code;
 }
 
 int32_t gio_file_flush(gio_file *file)

@@ -69,6 +69,7 @@ typedef struct {
 typedef struct {
     uint64_t offset_alignment; /* of direct transfers; 0 when the file system has none */
     uint64_t memory_alignment;
+    uint64_t device_segments;  /* pieces of memory in one request of the device; 0: not told */
     uint64_t file_system;      /* the magic number of statfs(2) */
     int64_t handle;            /* the descriptor that transfers go through */
     int32_t direct;            /* 1: transfers bypass the page cache */

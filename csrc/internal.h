@@ -167,7 +167,7 @@ struct gio_queue {
     const gio_backend *backend;
     void *backend_state;
     uint64_t fork_count;   /* of the process that opened it */
-    int32_t closing, closed;
+    int32_t closing, closed, released; /* no more submissions; nothing in flight; the backend is gone */
 
     uint32_t depth;
     uint64_t request_bytes, bytes_in_flight_max;

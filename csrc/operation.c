@@ -280,7 +280,8 @@ static void settle(gio_queue *queue, gio_request *request)
     if (reached < piece->file_length && operation->cancelling) {
         end_request(queue, request, GIO_E_CANCELLED);
     } else if (reached < piece->file_length) {
-        uint64_t block = piece->route == GIO_RAGGED ? 1 : file->limits.offset_alignment;
+        uint64_t block = piece->route == GIO_RAGGED ? 1
+                                                    : gio_max(file->limits.offset_alignment, file->limits.memory_alignment);
         uint64_t from = gio_round_down(reached, block);
         skip_segments(request, from - request->from);
         request->from = from;

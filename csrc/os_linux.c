@@ -20,6 +20,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -213,6 +214,25 @@ _Static_assert(offsetof(struct file_status, direct_memory_alignment) == 0x98, "s
 
 enum { MASK_DIRECT_ALIGNMENT = 0x2000 }; /* STATX_DIOALIGN */
 
+/* Of a disk, or of the disk that a partition is on. File systems over several devices have none. */
+static uint64_t find_device_segments(uint32_t major, uint32_t minor)
+{
+    static const char *const places[] = {"queue", "../queue"};
+    char path[80], digits[24];
+
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%s/max_segments", major, minor, places[i]);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        ssize_t count = read(fd, digits, sizeof digits - 1);
+        close(fd);
+        digits[count > 0 ? count : 0] = 0;
+        return strtoull(digits, NULL, 10);
+    }
+    return 0;
+}
+
 static int32_t find_alignment(int fd, gio_file_facts *facts)
 {
     struct file_status status;
@@ -224,6 +244,7 @@ static int32_t find_alignment(int fd, gio_file_facts *facts)
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, MASK_DIRECT_ALIGNMENT, &status) == 0 &&
         (status.mask & MASK_DIRECT_ALIGNMENT)) {
         facts->alignment_told = 1;
+        facts->device_segments = find_device_segments(status.device_major, status.device_minor);
         facts->offset_alignment = status.direct_offset_alignment;
         facts->memory_alignment = status.direct_memory_alignment;
         if (facts->offset_alignment == 0 || facts->memory_alignment == 0)
@@ -281,18 +302,12 @@ static int32_t open_ordinary(const char *path, int flags, int32_t create, int *f
 /* Opens the same inode again, for direct I/O. */
 static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *facts)
 {
-    char path[32] = "/proc/self/fd/";
-    char digits[12];
-    int count = 0, at = (int)strlen(path);
+    char path[32];
     int32_t code = find_alignment(ordinary, facts);
 
     if (code)
         return code;
-    do
-        digits[count++] = (char)('0' + ordinary % 10);
-    while (ordinary /= 10);
-    while (count)
-        path[at++] = digits[--count];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", ordinary);
     *fd = open_retrying(path, flags | O_DIRECT);
     return *fd < 0 ? errno : 0;
 }

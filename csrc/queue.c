@@ -418,8 +418,18 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
         return code;
     gio_mutex_lock(&queue->mutex);
     queue->closing = 1;
-    code = queue->closed ? 0 : wait_until(queue, all_finished, NULL, timeout_ns);
-    if (code || queue->closed) {
+    code = wait_until(queue, all_finished, NULL, timeout_ns);
+    if (code == 0 && queue->closed) { /* by another thread, which may still be about it */
+        int64_t deadline_ns = gio_deadline_ns(timeout_ns);
+        while (!queue->released && code == 0) {
+            gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(TICK_NS / 10));
+            if (!queue->released && deadline_ns >= 0 && gio_now_ns() >= deadline_ns)
+                code = GIO_E_TIMEOUT;
+        }
+        gio_mutex_unlock(&queue->mutex);
+        return code;
+    }
+    if (code) {
         gio_mutex_unlock(&queue->mutex);
         return code;
     }
@@ -434,6 +444,10 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
     if (queue->pump_started)
         gio_thread_join(&queue->pump);
     queue->backend->close(queue);
+    gio_mutex_lock(&queue->mutex);
+    queue->released = 1;
+    gio_condition_wake_all(&queue->changed);
+    gio_mutex_unlock(&queue->mutex);
     return 0;
 }
 

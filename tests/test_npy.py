@@ -63,8 +63,8 @@ def header_text(path: Path) -> str:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that large arrays go through, with small ones: many pieces, blocks and buffers."""
-    monkeypatch.setattr(npy, "WATCHED_PIECE", 64 << 10)
-    monkeypatch.setattr(npy, "FAULTED_PIECE", 64 << 10)
+    monkeypatch.setattr(npy, "PIECE", 64 << 10)
+    monkeypatch.setattr(npy, "FIRST_FAULTED_PIECE", 4 << 10)
     monkeypatch.setattr(npy, "BUFFER_BYTES", 64 << 10)
     monkeypatch.setattr(npy, "BLOCK_BYTES", 8 << 10)
 
@@ -175,9 +175,7 @@ def test_any_array_survives(array: Array, tmpfs_dir: Path) -> None:
     gio.save(path, array)
     assert_same(np.load(path), array)
     assert_same(gio.load(path), array)
-    out = np.empty(
-        array.shape, array.dtype, order="F" if "'fortran_order': True" in header_text(path) else "C"
-    )
+    out = np.empty(array.shape, array.dtype, order="F" if "'fortran_order': True" in header_text(path) else "C")
     assert gio.load(path, out) is out
     assert_same(out, array)
 
@@ -316,9 +314,7 @@ def wide_dtype(text_bytes: int) -> np.dtype[Any]:
 @pytest.mark.parametrize(
     ("text_bytes", "data_offset"), [(3000, 4096), (4000, 4096), (4200, 8192), (8100, 8192), (9000, None)]
 )
-def test_the_header_takes_as_many_pages_as_it_needs(
-    text_bytes: int, data_offset: int | None, disk_dir: Path
-) -> None:
+def test_the_header_takes_as_many_pages_as_it_needs(text_bytes: int, data_offset: int | None, disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     array = filled((3,), wide_dtype(text_bytes))
     gio.save(path, array)
@@ -910,9 +906,7 @@ def umask() -> Iterator[Callable[[int], object]]:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
-def test_a_new_file_has_the_mode_of_any_new_file(
-    mask: int, disk_dir: Path, umask: Callable[[int], object]
-) -> None:
+def test_a_new_file_has_the_mode_of_any_new_file(mask: int, disk_dir: Path, umask: Callable[[int], object]) -> None:
     umask(mask)
     (disk_dir / "plain").touch()
     gio.save(disk_dir / "a.npy", [1])
@@ -1043,7 +1037,7 @@ import os, signal, sys
 import numpy as np, gatherio as gio
 from gatherio import npy
 
-npy.WATCHED_PIECE = npy.BUFFER_BYTES = 1 << 20
+npy.PIECE = npy.BUFFER_BYTES = 1 << 20
 npy.BLOCK_BYTES = 1 << 17
 path, layout, when = sys.argv[1], sys.argv[2], float(sys.argv[3])
 array = np.ones((1024, 2048))
@@ -1078,9 +1072,7 @@ def test_a_killed_save_leaves_the_old_file_whole(layout: str, when: float, disk_
 
 @pytest.mark.parametrize("reserved", [True, False], ids=["noticed at once", "noticed on the way"])
 @pytest.mark.parametrize("layout", ["C", "strided"])
-def test_a_full_disk(
-    layout: str, reserved: bool, small_disk_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk(layout: str, reserved: bool, small_disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small_disk_dir / "a.npy"
     old = filled((1000,), "<f4")
     gio.save(path, old)
@@ -1124,17 +1116,13 @@ print((peak() - before - held) / 2**20)
 """
 
 
-@pytest.mark.parametrize(
-    "what", ["ordinary", "aligned", "fortran", "strided", "watched", "load", "load watched"]
-)
+@pytest.mark.parametrize("what", ["ordinary", "aligned", "fortran", "strided", "watched", "load", "load watched"])
 def test_peak_memory_is_the_array_and_64_mib(what: str, disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     if what.startswith("load"):
         gio.save(path, np.ones((32768, 2048)))
     # VmHWM, as ru_maxrss is inherited by a new process.
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(path), what], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MEASURED, str(path), what], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 64
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ._native import check, ffi, lib
 
 if TYPE_CHECKING:
+    from .operation import Operation
     from .queue import CompletionQueue
 
 
@@ -27,6 +29,7 @@ class Bridge:
         self._queue = queue
         self._loop = weakref.ref(loop)
         self._awaited = 0
+        self._looking = 0  # the thread that is looking for completions on the loop's behalf
         self._watching: list[int] = []
         place = ffi.new("gio_event **")
         check(lib.gio_event_create(place), "making an event")
@@ -41,15 +44,15 @@ class Bridge:
             weakref.finalize(loop, _forget, weakref.ref(queue), bridge._event)
         return bridge
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[asyncio.Future[None]]:
-        """A future for one awaited operation; the descriptors are watched while there is any."""
-        loop = asyncio.get_running_loop()
+    def wait_for(self, operation: Operation, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
+        """Wait in a task until the operation's outcome is known. The descriptors are watched meanwhile."""
+        future: asyncio.Future[None] = loop.create_future()
         self._awaited += 1
-        if not self._watching:
-            self._watch(loop)
         try:
-            yield loop.create_future()
+            if not self._watching:
+                self._watch(loop)
+            operation._watch((self, future))
+            yield from future
         finally:
             self._awaited -= 1
 
@@ -71,14 +74,19 @@ class Bridge:
             self._watching = []
             lib.gio_queue_unlisten(self._queue._native, self._event)
             return
-        self._queue._collect(self._event)
+        self._looking = threading.get_ident()
+        try:
+            self._queue._collect(self._event)
+        finally:
+            self._looking = 0
 
     def resolve(self, future: asyncio.Future[None]) -> None:
         """Wake the task that awaits `future`, from whichever thread this is."""
-        loop = self._loop()
-        if loop is not None and loop is asyncio._get_running_loop():
+        if self._looking == threading.get_ident():
             _set(future)
-        elif loop is not None:
+            return
+        loop = self._loop()
+        if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed with the task still waiting
                 loop.call_soon_threadsafe(_set, future)
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from ._native import SLICE_NS, check, error, ffi, lib
+from .asyncio_bridge import Bridge
 from .errors import CancelledError, TimeoutError
 
 if TYPE_CHECKING:
-    from .asyncio_bridge import Bridge
     from .file import File
     from .queue import CompletionQueue
 
@@ -96,20 +96,27 @@ class Operation:
 
     def _call_watchers(self) -> None:
         with self._queue._lock:
-            watchers, self._watchers = self._watchers or [], None
-            self._queue._watched -= sum(not isinstance(watcher, tuple) for watcher in watchers)
-        for watcher in watchers:
+            watchers, self._watchers = self._watchers, None
+        for watcher in watchers or ():
             if isinstance(watcher, tuple):
                 watcher[0].resolve(watcher[1])
-                continue
-            try:
-                watcher(self)
-            except Exception:
-                _LOG.exception("exception calling callback for %r", self)
+            else:
+                self._call_back(watcher)
+
+    def _call_back(self, callback: Callable[[Operation], object]) -> None:
+        with self._queue._lock:
+            self._queue._watched -= 1
+        try:
+            callback(self)
+        except Exception:
+            _LOG.exception("exception calling callback for %r", self)
 
     def _watch(self, watcher: Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]) -> None:
         with self._queue._lock:
-            self._watchers = [*(self._watchers or ()), watcher]
+            if self._watchers is None:
+                self._watchers = [watcher]
+            else:
+                self._watchers.append(watcher)
             if not isinstance(watcher, tuple):
                 self._queue._watched += 1
                 self._queue._attend()
@@ -232,13 +239,9 @@ class Operation:
 
     def __await__(self) -> Generator[Any, None, int]:
         """Wait in an asyncio task. Cancelling the task leaves the operation running and its arrays safe."""
-        if not self._wait(0):
-            from .asyncio_bridge import Bridge
-
-            bridge = Bridge.of(self._queue, asyncio.get_running_loop())
-            with bridge.waiting() as future:
-                self._watch((bridge, future))
-                yield from future
+        if self._outcome is None:
+            loop = asyncio.get_running_loop()
+            yield from Bridge.of(self._queue, loop).wait_for(self, loop)
         return self.result()
 
     def __repr__(self) -> str:

@@ -1,0 +1,85 @@
+/* platform_linux.c: platform.h on Linux. */
+#define _GNU_SOURCE
+#include "platform.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+const void *platform_path(const char *path) { return path; }
+
+int platform_seek(FILE *file, uint64_t offset) { return fseeko(file, (off_t)offset, SEEK_SET); }
+
+uint64_t platform_allocated_bytes(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 ? (uint64_t)status.st_blocks * 512 : 0;
+}
+
+void platform_pause_ms(int ms)
+{
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000L};
+    while (nanosleep(&left, &left) != 0)
+        continue;
+}
+
+int platform_is_readable(int64_t handle, int timeout_ms)
+{
+    struct pollfd poller = {(int)handle, POLLIN, 0};
+    return poll(&poller, 1, timeout_ms) == 1 && (poller.revents & POLLIN);
+}
+
+static void interrupted(int number) { (void)number; }
+
+typedef struct {
+    pthread_t target;
+    int ms;
+} interruption;
+
+static void *interrupt(void *argument)
+{
+    interruption *due = argument;
+    platform_pause_ms(due->ms);
+    pthread_kill(due->target, SIGUSR1);
+    free(due);
+    return NULL;
+}
+
+int platform_interrupt_me_after(int ms)
+{
+    interruption *due = malloc(sizeof *due);
+    struct sigaction action;
+    pthread_t thread;
+
+    memset(&action, 0, sizeof action); /* without SA_RESTART: a system call that sleeps ends with EINTR */
+    action.sa_handler = interrupted;
+    if (due == NULL)
+        return 0;
+    due->target = pthread_self();
+    due->ms = ms;
+    return sigaction(SIGUSR1, &action, NULL) == 0 && pthread_create(&thread, NULL, interrupt, due) == 0 &&
+           pthread_detach(thread) == 0;
+}
+
+int platform_in_forked_child(int (*body)(void *), void *argument)
+{
+    int status;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGALRM, SIG_DFL);
+        alarm(10); /* a child that hangs is ended, and seen as such */
+        int result = body(argument);
+        fflush(NULL);
+        _exit(result); /* no exit handlers: they belong to the parent */
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}

@@ -1,0 +1,333 @@
+/* test_threads.c: many threads on one queue and one file at once: test_threads FOLDER BACKEND. Made for
+ * ThreadSanitizer, and useful without.
+ *
+ * What the kernel writes (the rings of io_uring, the targets of reads) ThreadSanitizer does not see, so it neither
+ * complains about that nor proves anything about it: no suppressions are needed. What it does see is that a buffer
+ * which one thread hands over and another one fills or empties (staging) changes hands under the queue's lock.
+ */
+#include "check.h"
+
+enum { EXIT_SKIPPED = 77 };
+enum { KIB = 1024, WRITERS = 4, REGION = 256 * KIB, LARGEST = 48 * KIB };
+
+static const char *folder, *backend;
+
+typedef struct {
+    gio_queue *queue;
+    gio_file *file;
+    atomic_int stop;                      /* for those who go on until they are told */
+    atomic_uint_fast64_t tickets[WRITERS]; /* the writers' latest: for others to cancel and to wait for */
+    atomic_uint_fast64_t told, cancelled, moved;
+} shared;
+
+typedef struct {
+    shared *shared;
+    uint64_t number;
+    uint64_t rounds; /* 0: until the queue is closed */
+} writer;
+
+/* ---- what the threads do --------------------------------------------------------------------------------- */
+
+/* The operation has ended, whoever was told of it. Its code; that of one told to somebody else is lost, and -1. */
+static int32_t ended(shared *shared, uint64_t ticket, int release)
+{
+    gio_outcome outcome;
+    int32_t code = gio_operation_wait(shared->queue, ticket, LONG_NS, &outcome);
+    if (code == GIO_E_GONE)
+        return -1;
+    CHECK_EQUAL(code, 0);
+    CHECK_EQUAL(outcome.ticket, ticket);
+    if (release)
+        CHECK_EQUAL(gio_queue_release(shared->queue, &outcome, 1), 0);
+    return outcome.code;
+}
+
+/* Writes into a region of its own, in all ways there are, and reads back. */
+static void *write_and_read(void *argument)
+{
+    writer *me = argument;
+    shared *shared = me->shared;
+    uint64_t state = me->number, begin = me->number * REGION;
+    pages out = pages_new(3 * LARGEST), in = pages_new(3 * LARGEST);
+
+    for (uint64_t round = 0; me->rounds == 0 || round < me->rounds; round++) {
+        uint64_t odd = random_next(&state) % 2, unit = odd ? 1 : 4096;
+        uint64_t length = (1 + random_next(&state) % (LARGEST / unit)) * unit;
+        uint64_t offset = begin + random_next(&state) % ((REGION - LARGEST) / unit) * unit;
+        int32_t staging = random_next(&state) % 3 ? GIO_STAGE_RAGGED : GIO_STAGE_ALL;
+        uint64_t half = length / 2 / unit * unit;
+        gio_segment from[2] = {segment_of(out.at, half), segment_of(out.at + 2 * LARGEST, length - half)};
+        gio_segment to[2] = {segment_of(in.at, half), segment_of(in.at + 2 * LARGEST, length - half)};
+
+        data_fill(out.at, half, round, offset);
+        data_fill(out.at + 2 * LARGEST, length - half, round, offset + half);
+        int64_t ticket = gio_submit(shared->file, GIO_WRITE, from, 2, offset, staging, round);
+        if (ticket == -(int64_t)GIO_E_CLOSED && me->rounds == 0)
+            break;
+        atomic_store(&shared->tickets[me->number], CHECK_TICKET(ticket));
+        int32_t code = ended(shared, (uint64_t)ticket, (int)(random_next(&state) % 2));
+        CHECK(code <= 0 || code == GIO_E_CANCELLED);
+        if (code != 0)
+            continue;
+        atomic_fetch_add(&shared->moved, length);
+        ticket = gio_submit(shared->file, GIO_READ, to, 2, offset, staging, round);
+        if (ticket == -(int64_t)GIO_E_CLOSED && me->rounds == 0)
+            break;
+        code = ended(shared, CHECK_TICKET(ticket), 1);
+        CHECK_EQUAL(code > 0, 0);
+        if (code == 0) {
+            CHECK_EQUAL(data_compare(in.at, half, round, offset), half);
+            CHECK_EQUAL(data_compare(in.at + 2 * LARGEST, length - half, round, offset + half), length - half);
+        }
+    }
+    pages_free(out);
+    pages_free(in);
+    return NULL;
+}
+
+/* Collects and releases what it finds: some of it before the one who waits for it. */
+static void *collect(void *argument)
+{
+    shared *shared = argument;
+    gio_outcome outcomes[3];
+    uint32_t count;
+
+    while (!atomic_load(&shared->stop)) {
+        int32_t code = gio_queue_wait(shared->queue, 2 * 1000 * 1000);
+        if (code == GIO_E_CLOSED)
+            break;
+        CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
+        CHECK_EQUAL(gio_queue_collect(shared->queue, NULL, outcomes, 3, &count), 0);
+        CHECK_EQUAL(gio_queue_release(shared->queue, outcomes, count), 0);
+        atomic_fetch_add(&shared->told, count);
+    }
+    return NULL;
+}
+
+/* The same by way of an event, as an event loop does it. */
+static void *listen(void *argument)
+{
+    shared *shared = argument;
+    gio_outcome outcomes[2];
+    gio_event *event;
+    uint32_t count;
+
+    CHECK_EQUAL(gio_event_create(&event), 0);
+    for (int attended = 0; !atomic_load(&shared->stop); attended = !attended) {
+        CHECK_EQUAL(gio_queue_listen(shared->queue, event, attended), 0);
+        for (int round = 0; round < 20 && !atomic_load(&shared->stop); round++) {
+            if (gio_event_wait(event, 2 * 1000 * 1000) == 0)
+                gio_event_clear(event);
+            CHECK_EQUAL(gio_queue_collect(shared->queue, event, outcomes, 2, &count), 0);
+            CHECK_EQUAL(gio_queue_release(shared->queue, outcomes, count), 0);
+            atomic_fetch_add(&shared->told, count);
+        }
+        CHECK_EQUAL(gio_queue_unlisten(shared->queue, event), 0);
+    }
+    gio_event_free(event);
+    return NULL;
+}
+
+static void *cancel(void *argument)
+{
+    shared *shared = argument;
+    uint64_t state = 99;
+
+    while (!atomic_load(&shared->stop)) {
+        uint64_t ticket = atomic_load(&shared->tickets[random_next(&state) % WRITERS]);
+        int32_t code = gio_operation_cancel(shared->queue, ticket);
+        CHECK(code == 0 || code == GIO_E_GONE);
+        atomic_fetch_add(&shared->cancelled, code == 0);
+        if (random_next(&state) % 8 == 0)
+            platform_pause_ms(1);
+    }
+    return NULL;
+}
+
+/* Waits for others' operations, looks at everything that can be looked at, makes transfers short. */
+static void *look(void *argument)
+{
+    shared *shared = argument;
+    uint64_t tickets[WRITERS], state = 7, index, size;
+
+    while (!atomic_load(&shared->stop)) {
+        for (int i = 0; i < WRITERS; i++)
+            tickets[i] = atomic_load(&shared->tickets[i]);
+        int32_t code = gio_operation_wait_any(shared->queue, tickets, WRITERS, 1000 * 1000, &index);
+        CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_CLOSED || code == GIO_E_INTERRUPTED);
+        CHECK(code != 0 || index < WRITERS);
+        code = gio_file_drain(shared->file, 100 * 1000);
+        CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_CLOSED || code == GIO_E_INTERRUPTED);
+        CHECK_EQUAL(gio_file_size(shared->file, &size), 0);
+        gio_queue_stats stats = stats_of(shared->queue);
+        CHECK(stats.finished <= stats.operations);
+        gio_queue_poll_handle(shared->queue);
+        switch (random_next(&state) % 4) { /* direct transfers resume at a block: never less than one */
+        case 0: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_SHORT, 0, 1, 8192), 0); break;
+        case 1: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_HOLD, 0, 2, 0), 0); break;
+        default: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_NONE, 0, 0, 0), 0);
+        }
+        platform_pause_ms(1);
+    }
+    CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_NONE, 0, 0, 0), 0);
+    return NULL;
+}
+
+static void *close_queue(void *argument)
+{
+    shared *shared = argument;
+    int32_t code;
+
+    platform_pause_ms(10); /* in the thick of it, or before: both are cases */
+    do /* bit by bit, as somebody who looks after signals in between */
+        code = gio_queue_close(shared->queue, 1000 * 1000);
+    while (code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
+    CHECK_EQUAL(code, 0);
+    return NULL;
+}
+
+/* ---- the scenes ------------------------------------------------------------------------------------------ */
+
+static void open_shared(shared *shared, const char *path, uint32_t depth, int32_t direct)
+{
+    gio_file_facts facts;
+    memset(shared, 0, sizeof *shared);
+    CHECK_EQUAL(gio_queue_open(backend, depth, 16 * KIB, &shared->queue), 0);
+    CHECK_EQUAL(gio_file_open(shared->queue, platform_path(path), GIO_ACCESS_READ | GIO_ACCESS_WRITE,
+                              GIO_OPEN_TRUNCATE, direct, 0, &shared->file, &facts),
+                0);
+    CHECK_EQUAL(gio_file_resize(shared->file, WRITERS * REGION), 0);
+}
+
+static void close_shared(shared *shared)
+{
+    CHECK_EQUAL(gio_file_drain(shared->file, LONG_NS), 0);
+    CHECK_EQUAL(gio_file_close(shared->file), 0);
+    CHECK_EQUAL(gio_queue_close(shared->queue, LONG_NS), 0);
+    check_idle(shared->queue);
+    gio_file_free(shared->file);
+    gio_queue_free(shared->queue);
+}
+
+/* Everybody at once, for a number of rounds. */
+static void everybody(const char *path, uint32_t depth, int32_t direct, uint64_t rounds, int troubled)
+{
+    void *(*const bodies[])(void *) = {collect, collect, listen, look, cancel};
+    enum { BODIES = 5 };
+    shared shared;
+    writer writers[WRITERS];
+    gio_thread threads[WRITERS], others[BODIES];
+    int bodies_used = troubled ? BODIES : 3;
+    int64_t begin_ns = gio_now_ns();
+
+    open_shared(&shared, path, depth, direct);
+    for (int i = 0; i < bodies_used; i++)
+        CHECK_EQUAL(gio_thread_start(&others[i], bodies[i], &shared), 0);
+    for (uint64_t i = 0; i < WRITERS; i++) {
+        writers[i] = (writer){&shared, i, rounds};
+        CHECK_EQUAL(gio_thread_start(&threads[i], write_and_read, &writers[i]), 0);
+    }
+    for (int i = 0; i < WRITERS; i++)
+        gio_thread_join(&threads[i]);
+    atomic_store(&shared.stop, 1);
+    for (int i = 0; i < bodies_used; i++)
+        gio_thread_join(&others[i]);
+    printf("%.1f s: %" PRIu64 " KiB written, %" PRIu64 " outcomes told to others, %" PRIu64 " cancellations\n",
+           (double)(gio_now_ns() - begin_ns) / 1e9,
+           (uint64_t)atomic_load(&shared.moved) / KIB, (uint64_t)atomic_load(&shared.told),
+           (uint64_t)atomic_load(&shared.cancelled));
+    CHECK(atomic_load(&shared.moved) != 0);
+    close_shared(&shared);
+}
+
+/* The queue is closed, by two at once, under everybody's hands. */
+static void closed_at_work(const char *path)
+{
+    shared shared;
+    writer writers[WRITERS];
+    gio_thread threads[WRITERS], collector, listener, closers[2];
+
+    open_shared(&shared, path, 4, GIO_DIRECT_AUTO);
+    CHECK_EQUAL(gio_thread_start(&collector, collect, &shared), 0);
+    CHECK_EQUAL(gio_thread_start(&listener, listen, &shared), 0);
+    for (uint64_t i = 0; i < WRITERS; i++) {
+        writers[i] = (writer){&shared, i, 0};
+        CHECK_EQUAL(gio_thread_start(&threads[i], write_and_read, &writers[i]), 0);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK_EQUAL(gio_thread_start(&closers[i], close_queue, &shared), 0);
+    for (int i = 0; i < 2; i++)
+        gio_thread_join(&closers[i]);
+    for (int i = 0; i < WRITERS; i++)
+        gio_thread_join(&threads[i]);
+    atomic_store(&shared.stop, 1);
+    gio_thread_join(&collector);
+    gio_thread_join(&listener);
+    close_shared(&shared);
+}
+
+/* Threads that submit and end at once: others are told. */
+static void *submit_and_end(void *argument)
+{
+    writer *me = argument;
+    static _Alignas(4096) unsigned char zeros[4096];
+    for (uint64_t i = 0; i < me->rounds; i++)
+        CHECK_TICKET(gio_submit_one(me->shared->file, GIO_WRITE, zeros, 4096, me->number * REGION + i * 4096, i));
+    return NULL;
+}
+
+static void submitters_that_end(const char *path)
+{
+    enum { ROUNDS = 32 };
+    shared shared;
+    writer writers[WRITERS];
+    gio_thread threads[WRITERS];
+    gio_outcome outcomes[16];
+    uint32_t count, seen = 0;
+
+    open_shared(&shared, path, 8, GIO_DIRECT_AUTO);
+    for (uint64_t i = 0; i < WRITERS; i++) {
+        writers[i] = (writer){&shared, i, ROUNDS};
+        CHECK_EQUAL(gio_thread_start(&threads[i], submit_and_end, &writers[i]), 0);
+    }
+    for (int i = 0; i < WRITERS; i++)
+        gio_thread_join(&threads[i]);
+    for (; seen < WRITERS * ROUNDS; seen += count) {
+        CHECK_EQUAL(gio_queue_wait(shared.queue, LONG_NS), 0);
+        CHECK_EQUAL(gio_queue_collect(shared.queue, NULL, outcomes, 16, &count), 0);
+        for (uint32_t i = 0; i < count; i++)
+            CHECK_EQUAL(outcomes[i].code, 0);
+        CHECK_EQUAL(gio_queue_release(shared.queue, outcomes, count), 0);
+    }
+    close_shared(&shared);
+}
+
+int main(int argc, char **argv)
+{
+    char path[512];
+    gio_queue *queue;
+
+    if (argc != 3) {
+        fprintf(stderr, "usage: test_threads FOLDER BACKEND\n");
+        return 2;
+    }
+    folder = argv[1];
+    backend = argv[2];
+    int written = snprintf(path, sizeof path, "%s/threads", folder);
+    CHECK(written > 0 && (size_t)written < sizeof path);
+    int32_t code = gio_queue_open(backend, 4, 4096, &queue);
+    if (code) {
+        printf("no %s here: code %d\n", backend, (int)code);
+        return EXIT_SKIPPED;
+    }
+    gio_queue_free(queue);
+
+    everybody(path, 32, GIO_DIRECT_AUTO, 60, 0);
+    everybody(path, 3, GIO_DIRECT_AUTO, 60, 1);
+    everybody(path, 3, GIO_DIRECT_NO, 60, 1);
+    submitters_that_end(path);
+    for (int round = 0; round < 4; round++)
+        closed_at_work(path);
+    CHECK_EQUAL(remove(path), 0);
+    return 0;
+}

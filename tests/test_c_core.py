@@ -1,0 +1,156 @@
+"""The C core without Python: the programs in tests/c, built with gcc's sanitizers and run for every backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from gatherio._native import ffi, lib
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+TESTS_C = ROOT / "tests" / "c"
+PROGRAMS = ("test_core", "test_threads")
+
+SANITIZERS = {
+    "address,undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+}
+SKIPPED = 77  # how a program says that it cannot run here (tests/c/test_core.c)
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the sanitizers and tests/c/platform_linux.c are Linux's"
+)
+
+
+def _build_ffi() -> ModuleType:
+    """build_ffi.py as a module: it says which files make up the core."""
+    spec = importlib.util.spec_from_file_location("build_ffi", ROOT / "build_ffi.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _backends() -> list[str]:
+    names = []
+    while (name := lib.gio_backend_name(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+def _run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """With standard output and error in one text. A program that hangs is ended, and the test fails."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **SANITIZER_OPTIONS},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+
+
+def _require_gcc() -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc (Debian: gcc libc6-dev)")
+
+
+def _require_sanitizer(name: str, folder: Path) -> None:
+    _require_gcc()
+    probe = folder / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n", encoding="ascii")
+    built = _run("gcc", *SANITIZERS[name], probe, "-o", folder / "probe")
+    if built.returncode:
+        pytest.skip(f"gcc cannot build with -fsanitize={name} here: {built.stdout.strip()}")
+    ran = _run(folder / "probe")
+    if ran.returncode:
+        pytest.skip(f"a program built with -fsanitize={name} does not run here: {ran.stdout.strip()}")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
+    """program(sanitizer, name): the path of a built program. Each sanitizer's are built once."""
+    folders: dict[str, Path] = {}
+
+    def build(sanitizer: str, name: str) -> Path:
+        if sanitizer not in folders:
+            folder = tmp_path_factory.mktemp("c")
+            _require_sanitizer(sanitizer, folder)
+            module = _build_ffi()
+            sources = [CSRC / file for file in module.SHARED + module.LINUX]
+            sources += [TESTS_C / "platform_linux.c", *(TESTS_C / f"{program}.c" for program in PROGRAMS)]
+            flags = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", *SANITIZERS[sanitizer]]
+            done = _run("gcc", *flags, "-Wall", "-Wextra", f"-I{CSRC}", f"-I{TESTS_C}", "-c", *sources, cwd=folder)
+            assert done.returncode == 0, done.stdout
+            shared = [path for path in folder.glob("*.o") if path.stem not in PROGRAMS]
+            for program in PROGRAMS:
+                done = _run("gcc", *flags, *shared, folder / f"{program}.o", "-o", folder / program)
+                assert done.returncode == 0, done.stdout
+            folders[sanitizer] = folder
+        return folders[sanitizer] / name
+
+    yield build
+    for folder in folders.values():
+        shutil.rmtree(folder)
+
+
+def _check(program: Path, folder: Path, backend: str) -> None:
+    done = _run(program, folder, backend)
+    if done.returncode == SKIPPED:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, f"{program.name} {backend}: exit code {done.returncode}\n{done.stdout}"
+    assert list(folder.iterdir()) == [], "the program cleans up after itself"
+
+
+@pytest.mark.parametrize("backend", _backends())
+@pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
+def test_core(program, request: pytest.FixtureRequest, kind: str, backend: str) -> None:
+    _check(program("address,undefined", "test_core"), request.getfixturevalue(kind), backend)
+
+
+@pytest.mark.parametrize("backend", _backends())
+def test_core_races(program, disk_dir: Path, backend: str) -> None:
+    _check(program("thread", "test_core"), disk_dir, backend)
+
+
+@pytest.mark.parametrize("backend", _backends())
+@pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_threads(program, request: pytest.FixtureRequest, sanitizer: str, kind: str, backend: str) -> None:
+    _check(program(sanitizer, "test_threads"), request.getfixturevalue(kind), backend)
+
+
+def test_a_check_that_fails_is_seen(program, tmpfs_dir: Path) -> None:
+    """The programs really end with an error, and say where, when something is wrong."""
+    core = program("address,undefined", "test_core")
+    done = _run(core, tmpfs_dir / "missing", "sync", "contiguous")
+    assert done.returncode == 1
+    assert "test_core.c:" in done.stdout
+    assert _run(core, tmpfs_dir, "no such backend").returncode == SKIPPED
+    assert _run(core, tmpfs_dir, "sync", "no such case").returncode == 2
+
+
+def test_what_all_systems_share_is_plain_c11() -> None:
+    """No extension of a compiler and no header of a system, in the tests' own C neither."""
+    _require_gcc()
+    shared = [CSRC / name for name in _build_ffi().SHARED]
+    for path in [*shared, *(TESTS_C / f"{name}.c" for name in PROGRAMS)]:
+        flags = ["-std=c11", "-pedantic-errors", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+        done = _run("gcc", *flags, f"-I{CSRC}", f"-I{TESTS_C}", path)
+        assert done.returncode == 0, done.stdout
