@@ -41,6 +41,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
         free(file);
         return code;
     }
+    gio_queue_count_file(queue, +1);
     *out = file;
     return 0;
 }
@@ -140,5 +141,9 @@ int32_t gio_file_close(gio_file *file)
 
 void gio_file_free(gio_file *file)
 {
+    if (file == NULL)
+        return;
+    gio_queue *queue = file->queue;
     free(file);
+    gio_queue_count_file(queue, -1);
 }

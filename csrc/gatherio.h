@@ -139,8 +139,8 @@ int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 void gio_pages_free(void *address, uint64_t allocated);
 
 /* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and
- * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. The structure lives until
- * gio_queue_free. */
+ * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. gio_queue_free closes as well; the
+ * structure lives until the last of its files has been freed, too. */
 const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
@@ -177,7 +177,7 @@ int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64
 /* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has finished. */
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
 
-/* Files. A file is freed before its queue. `path` is NUL-terminated in the system's own encoding (bytes on Linux). */
+/* Files. `path` is NUL-terminated in the system's own encoding (bytes on Linux). */
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **file, gio_file_facts *facts);
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */

@@ -167,6 +167,8 @@ struct gio_queue {
     const gio_backend *backend;
     void *backend_state;
     uint64_t fork_count;   /* of the process that opened it */
+    uint64_t files;        /* that have not been freed */
+    int32_t abandoned;     /* freed by its owner, kept for those files */
     int32_t closing, closed, released; /* no more submissions; nothing in flight; the backend is gone */
 
     uint32_t depth;
@@ -219,6 +221,7 @@ void gio_operation_release(gio_queue *queue, gio_operation *operation);
 
 /* queue.c */
 int32_t gio_queue_usable(gio_queue *queue);      /* 0, FORKED or CLOSED; no lock needed */
+void gio_queue_count_file(gio_queue *queue, int step); /* +1: one more; -1: one less, and perhaps the last */
 void gio_queue_operation_finished(gio_queue *queue); /* lock held: wake whom it concerns */
 void gio_queue_call_attention(gio_queue *queue); /* lock held: there may be work that nobody looks after */
 

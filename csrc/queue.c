@@ -42,6 +42,15 @@ int32_t gio_queue_usable(gio_queue *queue)
     return queue->fork_count == gio_fork_count() ? 0 : GIO_E_FORKED;
 }
 
+/* In a forked child the lock may be anyone's; there is one thread, and nothing to guard against. */
+static int lock_unless_forked(gio_queue *queue)
+{
+    int forked = gio_queue_usable(queue) != 0;
+    if (!forked)
+        gio_mutex_lock(&queue->mutex);
+    return !forked;
+}
+
 static void *pump(void *argument);
 
 static void release(gio_queue *queue)
@@ -401,11 +410,9 @@ int32_t gio_queue_unlisten(gio_queue *queue, gio_event *event)
 
 void gio_queue_read_stats(gio_queue *queue, gio_queue_stats *stats)
 {
-    int forked = gio_queue_usable(queue) != 0;
-    if (!forked)
-        gio_mutex_lock(&queue->mutex);
+    int locked = lock_unless_forked(queue);
     *stats = queue->stats;
-    if (!forked)
+    if (locked)
         gio_mutex_unlock(&queue->mutex);
 }
 
@@ -451,16 +458,31 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
     return 0;
 }
 
+void gio_queue_count_file(gio_queue *queue, int step)
+{
+    int locked = lock_unless_forked(queue);
+    queue->files += (uint64_t)(int64_t)step;
+    int last = queue->abandoned && queue->files == 0;
+    if (locked)
+        gio_mutex_unlock(&queue->mutex);
+    if (last)
+        release(queue);
+}
+
 void gio_queue_free(gio_queue *queue)
 {
     if (queue == NULL)
         return;
-    if (gio_queue_usable(queue) != 0) {
-        if (!queue->closed)
-            queue->backend->close(queue);
-    } else {
+    if (gio_queue_usable(queue) == 0)
         while (gio_queue_close(queue, -1) != 0)
             continue; /* interrupted: nothing may be freed under the kernel */
-    }
-    release(queue);
+    else if (!queue->closed)
+        queue->backend->close(queue);
+    int locked = lock_unless_forked(queue);
+    queue->closed = queue->abandoned = 1;
+    int last = queue->files == 0;
+    if (locked)
+        gio_mutex_unlock(&queue->mutex);
+    if (last)
+        release(queue);
 }

@@ -8,6 +8,9 @@
 
 Each fixture gives a new, empty folder, which is removed after the test. With GATHERIO_CI=1 in the environment
 every skip is a failure.
+
+The conformance suite runs each test for every backend, direct and buffered, in several file systems: a test
+that takes `open_file` (or `queue`, `direct`, `folder`) is run for each combination of what it takes.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import gatherio as gio
 
 IN_CI = os.environ.get("GATHERIO_CI") == "1"
 TOOL_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps mkfs, also for plain users
@@ -115,9 +120,7 @@ DEBIAN_PACKAGE = {"mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkfs.btrfs"
 def _run(*command: str | Path) -> str:
     done = subprocess.run(command, env={**os.environ, "PATH": TOOL_PATH}, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(map(str, command))}: exit code {done.returncode}: {done.stderr.strip()}"
-        )
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
@@ -214,3 +217,46 @@ def sector4k_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
 def small_disk_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
     with _new_folder(loop_mounts.mount("small")) as folder:
         yield folder
+
+
+# --- the conformance suite: backend x direct or buffered x file system ---
+
+
+@pytest.fixture(params=["uring", "threads", "sync"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    found = gio.info()["backends"][name]
+    if not found["available"]:
+        pytest.skip(found["reason"])
+    return name
+
+
+@pytest.fixture
+def queue(backend: str) -> Iterator[gio.CompletionQueue]:
+    with gio.CompletionQueue(backend=backend) as made:
+        yield made
+
+
+@pytest.fixture(params=[None, False], ids=["direct", "buffered"])
+def direct(request: pytest.FixtureRequest) -> bool | None:
+    """None: where the file system can. `direct=True` adds nothing but an error where it can't."""
+    return request.param
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(f"{request.param}_dir")
+    return path
+
+
+@pytest.fixture(params=["disk", "tmpfs", "xfs", "btrfs", "sector4k"])
+def any_folder(request: pytest.FixtureRequest) -> Path:
+    """For the tests that are run on every file system we have."""
+    path: Path = request.getfixturevalue(f"{request.param}_dir")
+    return path
+
+
+@pytest.fixture
+def open_file(queue: gio.CompletionQueue, direct: bool | None) -> Callable[..., gio.File]:
+    """`gio.open` for the backend and the way (direct or buffered) of this run."""
+    return functools.partial(gio.open, direct=direct, queue=queue)

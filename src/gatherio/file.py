@@ -93,6 +93,7 @@ class File:
             raise error(code, f"opening the file, {how}", path)
         self._native = ffi.gc(place[0], lib.gio_file_free)
         self._released = False
+        queue._files.add(self)
         self._created = bool(facts.created)
         self._handle = int(facts.handle)
         self.direct = bool(facts.direct)
@@ -350,11 +351,17 @@ class File:
         self.close()
 
     def __del__(self) -> None:
+        self._close_forgotten()
+
+    def _close_forgotten(self) -> None:
+        """Close it because the object, or the interpreter, goes; warn if nobody else has."""
         if self._released:
             return
-        if not self._closed:
-            warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
-        self.close()
+        try:
+            if not self._closed:
+                warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "direct" if self.direct else "buffered"

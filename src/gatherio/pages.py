@@ -290,9 +290,13 @@ class Pool:
 
         Raises
         ------
+        TypeError
+            It is no array.
         PoolError
             It is not one of this pool's, or it has been released already.
         """
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"expected an array of this pool, not {type(array).__name__}")
         address = _address(array)
         with self._available:
             if address not in self._arrays or array.nbytes != self._nbytes:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from .asyncio_bridge import Bridge
+    from .file import File
     from .operation import Operation
 
 __all__ = ["BACKENDS", "DEFAULT_DEPTH", "DEFAULT_REQUEST_SIZE", "CompletionQueue", "default_queue"]
@@ -83,8 +84,8 @@ def why_not(name: str, code: int) -> str:
 
 _PRAISE: Final = {
     "uring": "io_uring: the kernel carries requests on by itself",
-    "threads": "preadv2 and pwritev2 from a pool of threads",
-    "sync": "each transfer is done when it is submitted",
+    "threads": "threads: preadv2 and pwritev2 from a small pool",
+    "sync": "sync: each transfer is done when it is submitted",
 }
 
 
@@ -100,7 +101,7 @@ def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[An
     for name in BACKENDS:
         native, code = try_backend(name, depth, request_size)
         if native is not None:
-            return native, name, "; ".join([*failures, f"using {name}, {_PRAISE[name]}"])
+            return native, name, "; ".join([*failures, _PRAISE[name]])
         failures.append(why_not(name, code))
     raise OSError(code, "; ".join(failures))
 
@@ -157,6 +158,7 @@ class CompletionQueue:
         self._sweep_at = _BATCH
         self._ready: dict[int, Operation] = {}  # finished, not yet handed out
         self._told: weakref.WeakSet[Operation] = weakref.WeakSet()  # the same, of those whose outcome was asked for
+        self._files: weakref.WeakSet[File] = weakref.WeakSet()
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
         self._attendant: threading.Thread | None = None
@@ -385,7 +387,10 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _drain_at_exit() -> None:
-    """Let what is in flight end before the interpreter and its arrays go."""
+    """Let what is in flight end before the interpreter and its arrays go, and cut off what was only reserved."""
     for queue in list(_living):
+        for file in list(queue._files):
+            with contextlib.suppress(Exception):
+                file._close_forgotten()
         with contextlib.suppress(Exception):
             queue.close()

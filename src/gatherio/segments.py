@@ -104,11 +104,11 @@ class Segments:
         if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
             raise TypeError(f"indices are a 1-d array of integers, not {index.ndim}-d of {index.dtype}")
         count = array.shape[0]
-        index = index.astype(np.int64, copy=False)
         if index.size:
             low, high = int(index.min()), int(index.max())
             if low < -count or high >= count:
                 raise IndexError(f"row {low if low < -count else high} is out of range for {count} rows")
+            index = index.astype(np.int64, copy=False)
             if low < 0:
                 index = np.where(index < 0, index + count, index)
         stride = array.nbytes // count if count else 0

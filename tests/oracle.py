@@ -1,0 +1,137 @@
+"""What the tests compare gatherio with, and how they reach rare states.
+
+The oracle is plain: bytes made here, and files read by the built-in `open`. The data describes itself, so that
+a wrong byte says where it came from: each 8-byte word holds its own file offset, with a `salt` in the top 16
+bits that tells one writing from another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gatherio as gio
+from gatherio._native import lib
+from gatherio.pages import PAGE_SIZE
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PAGE = PAGE_SIZE
+FOREVER = 60.0  # seconds: for waits that end at once unless something is broken
+
+Array = np.ndarray[Any, Any]
+
+
+# --- data ---
+
+
+def words(offset: int, nbytes: int, salt: int = 0) -> Array:
+    """The bytes that belong at [offset, offset + nbytes) of a file, as uint8."""
+    first, last = offset // 8, (offset + nbytes + 7) // 8
+    return (np.arange(first, last, dtype="<u8") * 8 + (salt << 48)).view("u1")[offset % 8 : offset % 8 + nbytes]
+
+
+def placed(data: Array | bytes, shift: int = 0) -> Array:
+    """A copy of `data` that starts `shift` bytes behind a page boundary, between bytes that are no data."""
+    source = np.frombuffer(data, "u1") if isinstance(data, bytes) else data
+    room = gio.full(shift + source.size + PAGE, 0xEE, "u1")
+    target = room[shift : shift + source.size]
+    target[...] = source
+    return target
+
+
+def target(nbytes: int, shift: int = 0) -> Array:
+    """Memory to read into, full of bytes that no file of these tests begins a word with."""
+    return gio.full(shift + nbytes + PAGE, 0xDD, "u1")[shift : shift + nbytes]
+
+
+def pages(count: int, salt: int = 0) -> list[Array]:
+    """Separate pages: the i-th holds what belongs at page i of a file."""
+    apart = gio.empty((2 * count, PAGE), "u1")
+    for i in range(count):
+        apart[2 * i] = words(i * PAGE, PAGE, salt)
+    return [apart[2 * i] for i in range(count)]
+
+
+def assert_same_bytes(found: bytes | Array, expected: bytes | Array, start: int = 0) -> None:
+    """Compare, and on a difference tell where it is and what the word there says."""
+    left = np.frombuffer(found, "u1") if isinstance(found, bytes) else found.reshape(-1).view("u1")
+    right = np.frombuffer(expected, "u1") if isinstance(expected, bytes) else expected.reshape(-1).view("u1")
+    assert left.size == right.size, f"{left.size} bytes, expected {right.size}"
+    different = np.flatnonzero(left != right)
+    if different.size:
+        at = int(different[0])
+        begin = at - (start + at) % 8 if at >= (start + at) % 8 else at
+        last = start + int(different[-1])
+        pytest.fail(
+            f"{different.size} bytes differ, the first at {start + at}, the last at {last}: "
+            f"{left[begin : begin + 8].tobytes()!r} instead of {right[begin : begin + 8].tobytes()!r}"
+        )
+
+
+# --- rare states, by the fault points of the core ---
+
+
+def set_fault(queue: gio.CompletionQueue, kind: str, after: int = 0, count: int = 2**62, value: int = 0) -> None:
+    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL or HOLD."""
+    assert lib.gio_queue_fault(queue._native, getattr(lib, f"GIO_FAULT_{kind}"), after, count, value) == 0
+
+
+@contextlib.contextmanager
+def fault(
+    queue: gio.CompletionQueue, kind: str, after: int = 0, count: int = 2**62, value: int = 0
+) -> Iterator[Callable[[], None]]:
+    """The fault inside a ``with`` block. Gives a function that ends it earlier and lets go of what is held."""
+    set_fault(queue, kind, after, count, value)
+    try:
+        yield lambda: set_fault(queue, "NONE")
+    finally:
+        set_fault(queue, "NONE")
+
+
+# --- other processes ---
+
+
+def require(tool: str, package: str) -> str:
+    """The path of a tool, or a skip that says where to get it."""
+    found = shutil.which(tool)
+    if found is None:
+        pytest.skip(f"needs {tool} (Debian: {package})")
+    return found
+
+
+def run_python(
+    script: str,
+    *arguments: object,
+    under: list[str] | None = None,
+    code: int = 0,
+    warnings: str = "error",
+    timeout: float = 120,
+) -> str:
+    """Run a script in a fresh interpreter and return what it printed. Warnings are errors there, too."""
+    # As errors, warnings of a destructor are printed only: "Exception ignored".
+    done = subprocess.run(
+        [*(under or []), sys.executable, "-W", warnings, "-X", "faulthandler", "-c", textwrap.dedent(script)]
+        + [str(argument) for argument in arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Exception ignored" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def strace(log: Path, *options: str) -> list[str]:
+    """A command prefix: strace of a process and all its threads, into `log`."""
+    return [require("strace", "strace"), "-f", "-qq", "-s", "256", "-o", str(log), *options]

@@ -1,0 +1,421 @@
+"""Failures, made to order: short, failing and late requests, refused system calls, full disks, limits.
+
+Three tools: the fault points of the core, strace's injection into system calls, and real limits of the system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracle import (
+    FOREVER,
+    KIB,
+    MIB,
+    PAGE,
+    assert_same_bytes,
+    fault,
+    pages,
+    placed,
+    run_python,
+    strace,
+    target,
+    words,
+)
+
+import gatherio as gio
+
+Opener = Callable[..., gio.File]
+
+
+# --- short transfers ---
+
+
+@pytest.mark.parametrize("value", [512, PAGE, PAGE + 512, PAGE + 100, 5000, 9999, 40_001])
+@pytest.mark.parametrize("copy", [False, None, True])
+def test_short_writes_are_resumed(
+    folder: Path, queue: gio.CompletionQueue, open_file: Opener, value: int, copy: bool | None
+) -> None:
+    """Once short, at aligned and unaligned counts: the rest goes from the last whole block."""
+    with open_file(folder / "file", "w+") as f:
+        with fault(queue, "SHORT", count=1, value=value):
+            assert f.write_gather(pages(20), 0, copy=copy).result() == 20 * PAGE
+        assert queue.stats()["resumed"] == 1
+    assert_same_bytes((folder / "file").read_bytes(), words(0, 20 * PAGE))
+
+
+@pytest.mark.parametrize("value", [512, PAGE, PAGE + 100, 5000, 40_001])
+@pytest.mark.parametrize("copy", [False, None, True])
+def test_short_reads_are_resumed(
+    folder: Path, queue: gio.CompletionQueue, open_file: Opener, value: int, copy: bool | None
+) -> None:
+    (folder / "file").write_bytes(words(0, 20 * PAGE))
+    memory = gio.full((40, PAGE), 0xDD, "u1")
+    with open_file(folder / "file") as f:
+        with fault(queue, "SHORT", count=1, value=value):
+            assert f.read_scatter(list(memory[::2]), 0, copy=copy).result() == 20 * PAGE
+        assert queue.stats()["resumed"] == 1
+    assert_same_bytes(memory[::2], words(0, 20 * PAGE))
+    assert (memory[1::2] == 0xDD).all()
+
+
+def test_transfers_short_again_and_again(folder: Path, backend: str, direct: bool | None) -> None:
+    """Each request moves a page and a bit at most, for as long as it takes."""
+    size = 30 * PAGE + 77
+    with (
+        gio.CompletionQueue(backend=backend, request_size=64 * KIB) as queue,
+        gio.open(folder / "file", "w+", queue=queue, direct=direct) as f,
+        fault(queue, "SHORT", value=PAGE + 700),
+    ):
+        assert f.write_at(placed(words(0, size)), 0).result() == size
+        assert_same_bytes((folder / "file").read_bytes(), words(0, size))
+        array = target(size, 8)
+        assert f.read_at(array, 0).result() == size
+        assert_same_bytes(array, words(0, size))
+        assert queue.stats()["resumed"] > 40
+
+
+def test_no_progress_is_an_error_for_a_write(folder: Path, queue: gio.CompletionQueue, open_file: Opener) -> None:
+    with open_file(folder / "file", "w") as f:
+        for value, in_place in ((0, 0), (2 * PAGE, 2 * PAGE)):
+            # What comes behind the short transfer moves nothing at all.
+            with fault(queue, "SHORT", count=1, value=value) as end:
+                operation = f.write_at(placed(words(0, 4 * PAGE)), 0)
+                if value == 0:
+                    with pytest.raises(OSError, match=f"moves nothing.*first {in_place} bytes") as caught:
+                        operation.result()
+                    assert caught.value.errno == errno.EIO
+                else:
+                    assert operation.result() == 4 * PAGE
+                end()
+
+
+# --- failing requests ---
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_one_failing_request_in_the_middle(disk_dir: Path, backend: str, number: int) -> None:
+    """The bytes before it are in place, and the exception says how many."""
+    request = 64 * KIB
+    data = placed(words(0, 32 * request))
+    with (
+        gio.CompletionQueue(1, backend=backend, request_size=request) as queue,
+        gio.open(disk_dir / "file", "w", queue=queue) as f,
+    ):
+        with fault(queue, "FAIL", after=5, count=1, value=number):
+            operation = f.write_gather([data], PAGE)
+            with pytest.raises(OSError, match="at offset 4096; the first 327680 bytes are in place") as caught:
+                operation.result()
+        assert caught.value.errno == number
+        assert caught.value.bytes_in_place == 5 * request  # type: ignore[attr-defined]
+        assert caught.value.filename == disk_dir / "file"
+        assert queue.stats()["writes"] == 6  # nothing more was begun
+    content = (disk_dir / "file").read_bytes()
+    assert_same_bytes(content[PAGE : PAGE + 5 * request], data[: 5 * request])
+
+
+def test_the_failure_nearest_to_the_start_is_told(disk_dir: Path, backend: str) -> None:
+    """Several requests in flight fail: bytes in place are counted up to the first of them."""
+    data = placed(words(0, 8 * PAGE))
+    with (
+        gio.CompletionQueue(8, backend=backend, request_size=PAGE) as queue,
+        gio.open(disk_dir / "file", "w", queue=queue) as f,
+        fault(queue, "FAIL", value=errno.EIO),
+    ):
+        failure = f.write_gather([data], 0).exception(FOREVER)
+        assert isinstance(failure, OSError)
+        assert failure.bytes_in_place == 0  # type: ignore[attr-defined]
+
+
+def test_a_failed_read_says_what_it_has(disk_dir: Path, backend: str) -> None:
+    (disk_dir / "file").write_bytes(words(0, 8 * PAGE))
+    array = target(8 * PAGE)
+    with (
+        gio.CompletionQueue(1, backend=backend, request_size=PAGE) as queue,
+        gio.open(disk_dir / "file", queue=queue) as f,
+        fault(queue, "FAIL", after=3, count=1, value=errno.EIO),
+    ):
+        with pytest.raises(OSError, match=f"the first {3 * PAGE} bytes are in place"):
+            f.read_at(array, 0).result()
+    assert_same_bytes(array[: 3 * PAGE], words(0, 3 * PAGE))
+
+
+@pytest.mark.parametrize("number", [errno.EINTR, errno.EAGAIN])
+def test_interrupted_requests_are_started_again(
+    folder: Path, queue: gio.CompletionQueue, open_file: Opener, number: int
+) -> None:
+    with open_file(folder / "file", "w+") as f:
+        with fault(queue, "FAIL", count=3, value=number):
+            assert f.write_at(placed(words(0, PAGE)), 0).result() == PAGE
+        assert queue.stats()["retried"] == 3
+        with fault(queue, "FAIL", value=number):  # for ever: it gives up
+            with pytest.raises(OSError) as caught:
+                f.read_at(target(PAGE), 0).result()
+        assert caught.value.errno == number
+    assert_same_bytes((folder / "file").read_bytes(), words(0, PAGE))
+
+
+def test_a_request_that_the_kernel_dropped_is_started_again(
+    folder: Path, queue: gio.CompletionQueue, open_file: Opener
+) -> None:
+    """As io_uring does with what waits in the worker queue of a thread that exits."""
+    with open_file(folder / "file", "w") as f, fault(queue, "FAIL", count=1, value=errno.ECANCELED):
+        operation = f.write_at(placed(words(0, PAGE)), 0)
+        assert operation.result() == PAGE
+        assert not operation.cancelled()
+    assert_same_bytes((folder / "file").read_bytes(), words(0, PAGE))
+
+
+def test_a_failure_leaves_the_other_operations_alone(
+    folder: Path, queue: gio.CompletionQueue, open_file: Opener
+) -> None:
+    with open_file(folder / "file", "w") as f:
+        with fault(queue, "FAIL", after=10, count=5, value=errno.EIO):
+            operations = [f.write_at(placed(words(i * PAGE, PAGE)), i * PAGE) for i in range(40)]
+            failed = [i for i, operation in enumerate(operations) if operation.exception()]
+    assert len(failed) == 5
+    # The fault is told of requests that succeeded; what matters is that the others did.
+    assert_same_bytes((folder / "file").read_bytes(), words(0, 40 * PAGE))
+
+
+def test_late_completions_in_any_order(folder: Path, queue: gio.CompletionQueue, open_file: Opener) -> None:
+    """Held ones come back in the reverse order, after operations that were submitted later."""
+    with open_file(folder / "file", "w+") as f:
+        with fault(queue, "HOLD", count=10) as let_go:
+            operations = [f.write_at(placed(words(i * PAGE, PAGE)), i * PAGE) for i in range(30)]
+            done = set[gio.Operation]()
+            while len(done) < 20:
+                done = gio.wait(operations, 0.01).done
+            assert len(done) == 20
+            let_go()
+            assert [operation.result(FOREVER) for operation in operations] == [PAGE] * 30
+    assert_same_bytes((folder / "file").read_bytes(), words(0, 30 * PAGE))
+
+
+# --- io_uring refused ---
+
+WHICH_BACKEND = """
+    import sys, gatherio as gio
+    from oracle import words
+    with gio.CompletionQueue() as q, gio.open(sys.argv[1], "w+", queue=q) as f:
+        print(q.backend, f.backend, gio.info()["backend"], gio.info()["backends"]["uring"]["available"])
+        print(q.reason)
+        print(gio.info()["backends"]["uring"]["reason"])
+        f.write_at(words(0, 10000), 0).result()
+    try:
+        gio.CompletionQueue(backend="uring")
+    except OSError as failure:
+        print(failure.errno)
+        print(failure)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        ("ENOSYS", "Linux 5.11"),
+        ("EPERM", "seccomp"),
+        ("EACCES", "seccomp"),
+        ("ENOMEM", "memlock"),
+    ],
+)
+@pytest.mark.parametrize("call", ["io_uring_setup", "io_uring_enter"])
+def test_without_io_uring_it_takes_threads_and_says_why(
+    disk_dir: Path, tmp_path: Path, call: str, error: str, cure: str
+) -> None:
+    if error == "EPERM" and Path("/proc/sys/kernel/io_uring_disabled").read_text().strip() in ("1", "2"):
+        cure = "sysctl"
+    prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error={error}")
+    which, reason, told, number, raised = run_python(WHICH_BACKEND, disk_dir / "file", under=prefix).splitlines()
+    assert which == "threads threads threads False"
+    for text in (reason, told, raised):
+        assert os.strerror(getattr(errno, error)) in text
+        assert cure in text
+    assert "threads" in reason
+    assert int(number) == getattr(errno, error)
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 10_000))
+
+
+# --- system calls that fail ---
+
+THREADS_TRANSFER = """
+    import sys, gatherio as gio
+    from oracle import words, placed, target
+    path, direction, nbytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    with gio.CompletionQueue(1, backend="threads", request_size=16384) as q:
+        with gio.open(path, "r+", queue=q) as f:
+            try:
+                if direction == "write":
+                    print(f.write_at(placed(words(0, nbytes)), 0).result())
+                else:
+                    array = target(nbytes)
+                    print(f.read_at(array, 0).result(), (array == words(0, nbytes)).all())
+            except OSError as failure:
+                print(failure.errno, failure.bytes_in_place, failure)
+"""
+
+
+@pytest.mark.parametrize(("direction", "call"), [("write", "pwritev2"), ("read", "preadv2")])
+def test_an_error_of_the_system_call_is_raised(disk_dir: Path, tmp_path: Path, direction: str, call: str) -> None:
+    (disk_dir / "file").write_bytes(words(0, 65536))
+    prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=3")
+    printed = run_python(THREADS_TRANSFER, disk_dir / "file", direction, 65536, under=prefix)
+    assert printed.startswith(f"{errno.EIO} 32768 ")
+    assert str(disk_dir / "file") in printed and f"{direction} of 65536 bytes at offset 0" in printed
+    log = (tmp_path / "log").read_text()
+    assert log.count(f"{call}(") == 3 and "(INJECTED)" in log  # the fourth was never begun
+
+
+@pytest.mark.parametrize(("direction", "call"), [("write", "pwritev2"), ("read", "preadv2")])
+@pytest.mark.parametrize("error", ["EINTR", "EAGAIN"])
+def test_an_interrupted_system_call_is_made_again(
+    disk_dir: Path, tmp_path: Path, direction: str, call: str, error: str
+) -> None:
+    (disk_dir / "file").write_bytes(words(0, 65536) if direction == "read" else bytes(65536))
+    prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=1+2")
+    printed = run_python(THREADS_TRANSFER, disk_dir / "file", direction, 65536, under=prefix)
+    assert printed.split()[0] == "65536"
+    assert (tmp_path / "log").read_text().count("(INJECTED)") == 4  # each of the four requests, once
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 65536))
+
+
+def test_a_read_that_the_system_cuts_to_nothing_ends_short(disk_dir: Path, tmp_path: Path) -> None:
+    """A result of 0 is the end of the file, whoever says so: no endless loop."""
+    (disk_dir / "file").write_bytes(words(0, 65536))
+    prefix = strace(tmp_path / "log", "-e", "trace=preadv2", "-e", "inject=preadv2:retval=0:when=2")
+    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "read", 65536, under=prefix)
+    assert printed.split()[0] == "16384"
+
+
+def test_a_write_that_the_system_cuts_to_nothing_fails(disk_dir: Path, tmp_path: Path) -> None:
+    (disk_dir / "file").touch()
+    prefix = strace(tmp_path / "log", "-e", "trace=pwritev2", "-e", "inject=pwritev2:retval=0:when=2")
+    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "write", 65536, under=prefix)
+    assert printed.startswith(f"{errno.EIO} 16384 ") and "moves nothing" in printed
+
+
+def test_a_failed_fsync_is_raised(disk_dir: Path, tmp_path: Path) -> None:
+    script = """
+        import sys, gatherio as gio
+        from oracle import words
+        with gio.open(sys.argv[1], "w") as f:
+            f.write_at(words(0, 5000), 0)
+            try:
+                f.flush()
+            except OSError as failure:
+                print(failure.errno, failure.filename, failure)
+    """
+    prefix = strace(tmp_path / "log", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO")
+    printed = run_python(script, disk_dir / "file", under=prefix)
+    assert printed.startswith(f"{errno.EIO} {disk_dir / 'file'} ") and "flushing" in printed
+
+
+def test_a_failed_write_back_of_a_ragged_end_is_raised(disk_dir: Path, tmp_path: Path) -> None:
+    """It went through the page cache: that it did not get to the disk shows in sync_file_range."""
+    (disk_dir / "file").touch()
+    prefix = strace(tmp_path / "log", "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=EIO")
+    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "write", PAGE + 100, under=prefix)
+    assert printed.startswith(f"{errno.EIO} {PAGE} ")
+
+
+def test_a_file_system_that_cannot_reserve(disk_dir: Path, tmp_path: Path) -> None:
+    """fallocate is refused: the length is set, and what does not fit anyway is refused."""
+    script = """
+        import os, sys, gatherio as gio
+        from oracle import words
+        with gio.open(sys.argv[1], "w", preallocate=1 << 20) as f:
+            print(f.size)
+            f.write_at(words(0, 5000), 0).result()
+            try:
+                f.preallocate(1 << 60)
+            except OSError as failure:
+                print(failure.errno)
+        print(os.path.getsize(sys.argv[1]))
+    """
+    prefix = strace(tmp_path / "log", "-e", "trace=fallocate", "-e", "inject=fallocate:error=EOPNOTSUPP")
+    printed = run_python(script, disk_dir / "file", under=prefix).split()
+    assert printed == [str(MIB), str(errno.ENOSPC), "5000"]
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 5000))
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "EOPNOTSUPP"])
+def test_a_file_system_without_direct_io(disk_dir: Path, tmp_path: Path, error: str) -> None:
+    """Opening with O_DIRECT (the second open of the file) is refused: buffered by default, an error if asked for."""
+    script = """
+        import sys, gatherio as gio
+        from oracle import words
+        path = sys.argv[1]
+        with gio.open(path, "r+") as f:
+            print(f.direct, f.reason)
+            f.write_at(words(0, 5000), 0).result()
+        try:
+            gio.open(path, "w", direct=True)
+        except OSError as failure:
+            print(failure.errno, failure)
+    """
+    path = disk_dir / "file"
+    path.touch()
+    # The names that the second open goes by; the first one is left alone.
+    names = [option for fd in range(3, 40) for option in ("-P", f"/proc/self/fd/{fd}")]
+    prefix = strace(tmp_path / "log", *names, "-e", "trace=openat,open", "-e", f"inject=openat,open:error={error}")
+    first, second = run_python(script, path, under=prefix).splitlines()
+    number = getattr(errno, error)
+    assert first.startswith("False") and os.strerror(number) in first
+    assert second.startswith(f"{number} ")
+    assert_same_bytes(path.read_bytes(), words(0, 5000))  # mode "w" was refused: still whole
+
+
+# --- limits of the system ---
+
+
+def test_a_limit_on_the_file_size(disk_dir: Path, backend: str, direct: bool | None) -> None:
+    """RLIMIT_FSIZE cuts the request that crosses it, to an unaligned length: then there is no more progress."""
+    script = """
+        import os, resource, signal, sys, gatherio as gio
+        from oracle import words, placed
+        path, backend, direct = sys.argv[1], sys.argv[2], {"None": None, "False": False}[sys.argv[3]]
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        with gio.CompletionQueue(1, backend=backend, request_size=16384) as q:
+            with gio.open(path, "w", queue=q, direct=direct) as f:
+                print(f.write_at(placed(words(0, 65536)), 0).result())
+                try:
+                    f.write_at(placed(words(65536, 131072)), 65536).result()
+                except OSError as failure:
+                    print(failure.bytes_in_place, failure.errno)
+    """
+    printed = run_python(script, disk_dir / "file", backend, direct).split()
+    assert printed[0] == "65536"
+    in_place = int(printed[1])
+    assert 32768 <= in_place <= 100_000 - 65536
+    assert int(printed[2]) in (errno.EFBIG, errno.EINVAL, errno.EIO)
+    content = np.fromfile(disk_dir / "file", "u1")
+    assert 65536 + in_place <= content.size <= 100_000
+    assert_same_bytes(content[: 65536 + in_place], words(0, 65536 + in_place))
+
+
+def test_no_descriptors_left(disk_dir: Path) -> None:
+    """Opening fails cleanly wherever the descriptors run out: EMFILE, nothing leaked, and then it works again."""
+    script = """
+        import os, resource, sys, gatherio as gio
+        q = gio.CompletionQueue(backend="threads")
+        used = len(os.listdir("/proc/self/fd")) - 1
+        for spare in range(0, 4):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, 4096))
+            try:
+                gio.open(f"{sys.argv[1]}/{spare}", "w", queue=q).close()
+                print("opened", end=" ")
+            except OSError as failure:
+                print(failure.errno, end=" ")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+        assert len(os.listdir("/proc/self/fd")) - 1 == used
+        gio.open(f"{sys.argv[1]}/last", "w", queue=q).close()
+        q.close()
+    """
+    printed = run_python(script, disk_dir).split()
+    assert printed[0] == str(errno.EMFILE) and printed[-1] == "opened"
+    assert set(printed) <= {str(errno.EMFILE), "opened"}

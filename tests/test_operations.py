@@ -1,0 +1,634 @@
+"""One operation and several: outcomes, waiting, callbacks, cancelling, Ctrl-C, and going on by themselves."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import gc
+import itertools
+import logging
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracle import (
+    FOREVER,
+    GIB,
+    MIB,
+    PAGE,
+    assert_same_bytes,
+    fault,
+    pages,
+    placed,
+    target,
+    words,
+)
+
+import gatherio as gio
+
+Opener = Callable[..., gio.File]
+
+PAGE_DATA = placed(words(0, PAGE))
+
+
+@pytest.fixture
+def f(disk_dir: Path, queue: gio.CompletionQueue) -> Iterator[gio.File]:
+    with gio.open(disk_dir / "file", "w+", queue=queue) as opened:
+        yield opened
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Threads take the GIL from each other as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def no_switching() -> Iterator[None]:
+    """No thread takes the GIL from another: it goes on only when that one gives it up."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+# --- the names are those of concurrent.futures ---
+
+
+def test_the_names_are_those_of_concurrent_futures() -> None:
+    assert gio.TimeoutError is concurrent.futures.TimeoutError
+    assert gio.CancelledError is concurrent.futures.CancelledError
+    for name in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
+        assert getattr(gio, name) == getattr(concurrent.futures, name)
+    methods = {name for name in dir(concurrent.futures.Future) if not name.startswith("_")}
+    assert methods - set(dir(gio.Operation)) <= {
+        "set_result",
+        "set_exception",
+        "set_running_or_notify_cancel",
+    }
+
+
+# --- one operation ---
+
+
+def test_a_finished_operation(f: gio.File) -> None:
+    operation = f.write_at(PAGE_DATA, 0)
+    result = operation.result()
+    assert result == PAGE and type(result) is int
+    assert operation.result(timeout=0) == PAGE  # again, and at once
+    assert operation.exception() is None and operation.exception(0) is None
+    assert operation.done() and not operation.running()
+    assert not operation.cancelled() and not operation.cancel()
+    assert "finished" in repr(operation) and f"write of {PAGE} bytes at offset 0" in repr(operation)
+
+
+def test_a_running_operation(f: gio.File, queue: gio.CompletionQueue) -> None:
+    with fault(queue, "HOLD") as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        assert not operation.done() and operation.running() and not operation.cancelled()
+        assert "running" in repr(operation)
+        for timeout in (0, 0.01, -1):
+            with pytest.raises(gio.TimeoutError, match=f"write of {PAGE} bytes"):
+                operation.result(timeout)
+            with pytest.raises(gio.TimeoutError):
+                operation.exception(timeout)
+        begin = time.monotonic()
+        with pytest.raises(gio.TimeoutError):
+            operation.result(0.2)
+        assert 0.19 < time.monotonic() - begin < 5
+        let_go()
+        assert operation.result(FOREVER) == PAGE
+
+
+def test_a_failed_operation(f: gio.File, queue: gio.CompletionQueue) -> None:
+    with fault(queue, "FAIL", value=errno.EIO):
+        operation = f.read_at(target(PAGE), 3 * PAGE)
+        for _ in range(2):
+            with pytest.raises(OSError, match=f"read of {PAGE} bytes at offset {3 * PAGE}") as caught:
+                operation.result()
+            assert caught.value.errno == errno.EIO
+            assert caught.value.filename == f.name
+            assert str(f.name) in str(caught.value)
+    failure = operation.exception()
+    assert isinstance(failure, OSError) and failure.errno == errno.EIO
+    assert failure.bytes_in_place == 0  # type: ignore[attr-defined]
+    assert operation.done() and not operation.cancelled() and not operation.cancel()
+    assert "failed" in repr(operation)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EACCES, PermissionError), (errno.EBADF, PermissionError), (errno.ENOSPC, OSError)],
+)
+def test_failures_are_the_subclass_by_errno(
+    f: gio.File, queue: gio.CompletionQueue, number: int, kind: type[OSError]
+) -> None:
+    with fault(queue, "FAIL", value=number):
+        failure = f.read_at(target(PAGE), 0).exception()
+    assert type(failure) is kind
+
+
+# --- cancelling ---
+
+
+def outcome(operation: gio.Operation) -> int | None:
+    """The result, or None for cancelled."""
+    try:
+        return operation.result(FOREVER)
+    except gio.CancelledError:
+        assert operation.cancelled()
+        with pytest.raises(gio.CancelledError):
+            operation.exception()
+        return None
+
+
+def test_cancelling_what_waits_in_the_queue(disk_dir: Path, backend: str) -> None:
+    """Behind a request that is held, an operation has not begun: nothing of it reaches the file."""
+    with gio.CompletionQueue(1, backend=backend) as queue:
+        with gio.open(disk_dir / "file", "w", queue=queue) as f:
+            with fault(queue, "HOLD", count=1) as let_go:
+                first = f.write_at(PAGE_DATA, 0)
+                second = f.write_at(placed(words(PAGE, PAGE)), PAGE)
+                assert second.cancel()
+                assert outcome(second) is None
+                assert "cancelled" in repr(second)
+                assert second.cancel()  # as a Future says of a cancelled one
+                let_go()
+                assert first.result() == PAGE
+    assert_same_bytes((disk_dir / "file").read_bytes(), PAGE_DATA)
+
+
+def test_cancelling_in_the_middle(disk_dir: Path, backend: str) -> None:
+    """What began is done, what did not begin is not, and the exception tells how far it came."""
+    request = 64 * 1024
+    data = placed(words(0, 64 * request))
+    with gio.CompletionQueue(2, backend=backend, request_size=request) as queue:
+        with gio.open(disk_dir / "file", "w", queue=queue) as f:
+            # The third and fourth stay out, and two at a time is all: the rest cannot begin.
+            with fault(queue, "HOLD", after=2, count=2) as let_go:
+                operation = f.write_gather([data], 0)
+                while queue.stats()["writes"] < 4:
+                    operation.done()
+                assert operation.cancel()
+                assert not operation.done()
+                with pytest.raises(gio.TimeoutError):
+                    operation.result(0)
+                let_go()
+                with pytest.raises(gio.CancelledError) as told:
+                    operation.result(FOREVER)
+            assert queue.stats()["writes"] == 4
+    # The fourth may still have been waiting for the third, which grows the file, and was dropped.
+    in_place = next(n for n in (3 * request, 4 * request) if f"first {n} bytes are in place" in str(told.value))
+    assert_same_bytes((disk_dir / "file").read_bytes(), data[:in_place])
+
+
+def test_cancelling_what_the_kernel_has(f: gio.File) -> None:
+    """Whatever comes of it, the outcome is the full result or CancelledError, and the file agrees."""
+    outcomes = []
+    for i in range(50):
+        data = placed(words(0, 4 * MIB, salt=i))
+        operation = f.write_at(data, 0)
+        operation.cancel()
+        outcomes.append(outcome(operation))
+        content = np.fromfile(f.name, "u1", count=4 * MIB)
+        if outcomes[-1] is not None:
+            assert outcomes[-1] == data.nbytes
+            assert_same_bytes(content, data)
+    # No failure is left for close() to tell: a cancelled write is none.
+
+
+def test_a_cancelled_operation_lets_go_of_its_array(f: gio.File) -> None:
+    array = gio.zeros(64 * MIB, "u1")
+    seen = weakref.ref(array)
+    operation = f.write_at(array, 0)
+    del array
+    operation.cancel()
+    outcome(operation)
+    gc.collect()
+    assert seen() is None
+
+
+# --- callbacks ---
+
+
+def test_a_callback_before_the_end(f: gio.File, queue: gio.CompletionQueue) -> None:
+    calls: list[gio.Operation] = []
+    called = threading.Event()
+    with fault(queue, "HOLD") as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        operation.add_done_callback(calls.append)
+        operation.add_done_callback(lambda _: called.set())
+        assert calls == []
+        let_go()
+        assert called.wait(FOREVER)  # nobody waits for the operation itself
+    assert operation.result() == PAGE
+    assert calls == [operation]
+
+
+def test_a_callback_after_the_end_is_called_at_once(f: gio.File) -> None:
+    operation = f.write_at(PAGE_DATA, 0)
+    operation.result()
+    threads: list[int] = []
+    operation.add_done_callback(lambda _: threads.append(threading.get_ident()))
+    assert threads == [threading.get_ident()]
+
+
+def test_callbacks_are_called_in_order_and_the_outcome_is_known(f: gio.File, queue: gio.CompletionQueue) -> None:
+    calls: list[object] = []
+    with fault(queue, "HOLD") as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        for i in range(5):
+            operation.add_done_callback(lambda op, i=i: calls.append((i, op.done(), op.result(0))))
+        let_go()
+        operation.result(FOREVER)
+        gio.wait([operation])
+    while len(calls) < 5:  # another thread may be calling them
+        time.sleep(0)
+    assert calls == [(i, True, PAGE) for i in range(5)]
+
+
+def test_an_exception_in_a_callback_is_logged_and_the_others_are_called(
+    f: gio.File, queue: gio.CompletionQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    called = threading.Event()
+
+    def fails(operation: gio.Operation) -> None:
+        raise RuntimeError("from the callback")
+
+    with caplog.at_level(logging.ERROR, "gatherio"), fault(queue, "HOLD") as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        operation.add_done_callback(fails)
+        operation.add_done_callback(lambda _: called.set())
+        let_go()
+        assert called.wait(FOREVER)
+        assert operation.result() == PAGE
+        operation.add_done_callback(fails)  # at once: logged, too
+    assert caplog.text.count("RuntimeError: from the callback") == 2
+
+
+def test_callbacks_of_failed_and_cancelled_operations(f: gio.File, queue: gio.CompletionQueue) -> None:
+    failed, cancelled = threading.Event(), threading.Event()
+    with fault(queue, "FAIL", value=errno.EIO):
+        operation = f.read_at(target(PAGE), 0)
+        operation.add_done_callback(lambda op: op.exception() and failed.set())
+        assert failed.wait(FOREVER)
+    with fault(queue, "HOLD") as let_go:
+        operations = [f.write_at(PAGE_DATA, 0) for _ in range(queue.depth + 1)]
+        operations[-1].add_done_callback(lambda op: op.cancelled() and cancelled.set())
+        assert operations[-1].cancel()
+        assert cancelled.wait(FOREVER)
+        let_go()
+
+
+def test_a_callback_may_submit_and_wait(f: gio.File, queue: gio.CompletionQueue) -> None:
+    results: list[int] = []
+    done = threading.Event()
+
+    def next_one(operation: gio.Operation) -> None:
+        if len(results) == 20:
+            done.set()
+            return
+        results.append(f.write_at(PAGE_DATA, PAGE).result(FOREVER))
+        f.write_at(PAGE_DATA, 0).add_done_callback(next_one)
+
+    f.write_at(PAGE_DATA, 0).add_done_callback(next_one)
+    assert done.wait(FOREVER)
+    assert results == [PAGE] * 20
+
+
+@pytest.mark.usefixtures("eager_switching")
+def test_each_callback_is_called_once_whoever_is_first(f: gio.File) -> None:
+    """Callbacks are added while the operations end, and several threads collect."""
+    calls: list[int] = []
+    operations = []
+    stop = threading.Event()
+
+    def collect() -> None:
+        while not stop.is_set():
+            gio.wait(operations[-20:], timeout=0)
+
+    threads = [threading.Thread(target=collect) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(1000):
+        operation = f.write_at(PAGE_DATA, 0)
+        operations.append(operation)
+        operation.add_done_callback(lambda _, i=i: calls.append(i))
+    gio.wait(operations)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    deadline = time.monotonic() + FOREVER
+    while len(calls) < 1000 and time.monotonic() < deadline:
+        time.sleep(0)
+    assert sorted(calls) == list(range(1000))
+
+
+# --- several ---
+
+
+@pytest.fixture
+def two(disk_dir: Path, backend: str) -> Iterator[tuple[gio.File, gio.File]]:
+    """Two files with a queue each: the second one's can be held while the first one's goes on."""
+    with gio.CompletionQueue(backend=backend) as a, gio.CompletionQueue(backend=backend) as b:
+        with gio.open(disk_dir / "a", "w+", queue=a) as f, gio.open(disk_dir / "b", "w+", queue=b) as g:
+            yield f, g
+
+
+def submit(f: gio.File, count: int) -> list[gio.Operation]:
+    return [f.write_at(PAGE_DATA, i * PAGE) for i in range(count)]
+
+
+def test_wait_for_all(two: tuple[gio.File, gio.File]) -> None:
+    operations = [*submit(two[0], 20), *submit(two[1], 20)]
+    done, not_done = gio.wait(operations)
+    assert done == set(operations) and not_done == set()
+    done, not_done = gio.wait([*operations, *operations], timeout=0)
+    assert done == set(operations) and not_done == set()
+
+
+def test_wait_for_nothing() -> None:
+    assert gio.wait([]) == (set(), set())
+    assert list(gio.as_completed([])) == []
+    with pytest.raises(ValueError, match="return condition"):
+        gio.wait([], return_when="SOMETIME")
+
+
+def test_wait_returns_what_it_has_when_the_time_is_up(two: tuple[gio.File, gio.File]) -> None:
+    for timeout in (0.1, 0):
+        with fault(two[1]._queue, "HOLD"):
+            quick, held = submit(two[0], 3), submit(two[1], 2)
+            if not timeout:
+                gio.wait(quick)
+            waited = gio.wait([*quick, *held], timeout=timeout)
+            assert waited.done == set(quick) and waited.not_done == set(held)
+
+
+def test_wait_for_the_first(two: tuple[gio.File, gio.File]) -> None:
+    with fault(two[1]._queue, "HOLD") as let_go:
+        held = submit(two[1], 5)
+        quick = two[0].write_at(PAGE_DATA, 0)
+        waited = gio.wait([*held, quick], FOREVER, gio.FIRST_COMPLETED)
+        assert waited == ({quick}, set(held))
+        assert gio.wait(held, 0.05, gio.FIRST_COMPLETED) == (set(), set(held))
+        threading.Thread(target=let_go).start()
+        waited = gio.wait(held, FOREVER, gio.FIRST_COMPLETED)
+        assert waited.done and waited.done | waited.not_done == set(held)
+
+
+def test_wait_for_the_first_of_one_queue(f: gio.File, queue: gio.CompletionQueue) -> None:
+    with fault(queue, "HOLD", count=5):  # whichever come back first
+        operations = submit(f, 6)
+        done, not_done = gio.wait(operations, FOREVER, gio.FIRST_COMPLETED)
+        assert len(done) == 1 and done | not_done == set(operations)
+
+
+def test_wait_for_the_first_exception(two: tuple[gio.File, gio.File]) -> None:
+    f, g = two
+    with fault(g._queue, "HOLD"), fault(f._queue, "FAIL", value=errno.EIO):
+        held = submit(g, 3)
+        failing = f.read_at(target(PAGE), 0)
+        waited = gio.wait([*held, failing], FOREVER, gio.FIRST_EXCEPTION)
+        assert waited == ({failing}, set(held))
+    fine = [*submit(f, 5), *submit(g, 5)]
+    assert gio.wait(fine, FOREVER, gio.FIRST_EXCEPTION).done == set(fine)  # none: as ALL_COMPLETED
+
+
+def test_a_cancelled_operation_is_no_exception(disk_dir: Path, backend: str) -> None:
+    """As concurrent.futures.wait has it."""
+    with gio.CompletionQueue(1, backend=backend) as queue, gio.open(disk_dir / "f", "w", queue=queue) as f:
+        with fault(queue, "HOLD"):
+            held, cancelled = submit(f, 2)
+            assert cancelled.cancel()
+            outcome(cancelled)
+            assert gio.wait([held, cancelled], 0, gio.FIRST_EXCEPTION) == ({cancelled}, {held})
+            assert gio.wait([held, cancelled], 0.05, gio.FIRST_EXCEPTION) == ({cancelled}, {held})
+
+
+def test_as_completed(two: tuple[gio.File, gio.File]) -> None:
+    operations = [*submit(two[0], 30), *submit(two[1], 30)]
+    seen = list(gio.as_completed([*operations, *operations[:5]]))
+    assert len(seen) == 60 and set(seen) == set(operations)
+    assert set(gio.as_completed(operations, timeout=0)) == set(operations)
+
+
+def test_as_completed_gives_the_finished_before_the_others(two: tuple[gio.File, gio.File]) -> None:
+    with fault(two[1]._queue, "HOLD") as let_go:
+        held, quick = submit(two[1], 3), submit(two[0], 3)
+        completed = gio.as_completed([*held, *quick])
+        assert set(itertools.islice(completed, 3)) == set(quick)
+        let_go()
+        assert set(completed) == set(held)
+
+
+def test_as_completed_out_of_time(two: tuple[gio.File, gio.File]) -> None:
+    with fault(two[1]._queue, "HOLD"):
+        held, quick = submit(two[1], 2), submit(two[0], 2)
+        completed = gio.as_completed([*held, *quick], timeout=0.1)
+        assert {next(completed), next(completed)} == set(quick)
+        with pytest.raises(gio.TimeoutError, match=r"2 \(of 4\)"):
+            next(completed)
+
+
+# --- the GIL ---
+
+
+def waits(f: gio.File, queue: gio.CompletionQueue) -> dict[str, Callable[[gio.Operation], object]]:
+    return {
+        "result": lambda operation: operation.result(FOREVER),
+        "exception": lambda operation: operation.exception(FOREVER),
+        "wait": lambda operation: gio.wait([operation], FOREVER).done.pop(),
+        "wait first": lambda operation: gio.wait([operation], FOREVER, gio.FIRST_COMPLETED).done.pop(),
+        "as_completed": lambda operation: next(gio.as_completed([operation], FOREVER)),
+        "get": lambda operation: queue.get(FOREVER).index(operation),
+        "flush": lambda operation: f.flush(),
+        "truncate": lambda operation: f.truncate(PAGE),
+        "close": lambda operation: f.close(),
+        "queue.close": lambda operation: queue.close(),
+    }
+
+
+WAITS = list(waits(None, None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", WAITS)
+@pytest.mark.usefixtures("no_switching")
+def test_waiting_releases_the_gil(f: gio.File, queue: gio.CompletionQueue, name: str) -> None:
+    """What is waited for is let go by another thread, which gets the GIL only if the waiting one gives it up."""
+    with fault(queue, "HOLD") as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        waiting = threading.Event()
+        thread = threading.Thread(target=lambda: (waiting.wait(), let_go()))
+        thread.start()
+        waiting.set()
+        waits(f, queue)[name](operation)
+        thread.join()
+        assert operation.result(0) == PAGE
+
+
+SPINNING_WRITER = """
+import mmap, sys, time, gatherio as gio, numpy as np
+path, flag, backend = sys.argv[1:]
+with open(flag, "r+b") as shared:
+    stop = mmap.mmap(shared.fileno(), 1)
+region = gio.empty((8, 1 << 20), "u1")
+region[...] = np.arange(1, 9, dtype="u1")[:, None]
+segments = gio.Segments.rows(region, np.arange(1024) * 3 % 8)
+sys.setswitchinterval(1000)
+with gio.CompletionQueue(backend=backend, depth=8, request_size=1 << 20) as q:
+    with gio.open(path, "w", queue=q, preallocate=1 << 30) as f:
+        operation = f.write_gather(segments, 0)
+        deadline = time.monotonic() + 100
+        while stop[0] == 0 and time.monotonic() < deadline:
+            pass  # nothing here lets go of the GIL
+        stats = q.stats()
+        print(stop[0], operation.done(), stats["writes"], stats["operations"])
+"""
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads"], indirect=True)
+def test_an_operation_goes_on_while_python_holds_the_gil(disk_dir: Path, backend: str) -> None:
+    """1 GiB in 1024 requests. This process looks at the file and tells the other when all of it is there."""
+    flag = disk_dir / "flag"
+    flag.write_bytes(b"\0")
+    command = [sys.executable, "-c", SPINNING_WRITER, disk_dir / "file", flag, backend]
+    expected = bytes(i * 3 % 8 + 1 for i in range(1024))
+    with (
+        open(flag, "r+b") as shared,
+        mmap.mmap(shared.fileno(), 1) as stop,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer,
+    ):
+        deadline = time.monotonic() + 90
+        missing = list(range(1024))
+        while missing and time.monotonic() < deadline and writer.poll() is None:
+            time.sleep(0.02)  # not for synchronisation: so as not to take the CPU from the other one
+            missing = [i for i in missing if last_byte_of_mib(disk_dir / "file", i) != expected[i]]
+        stop[0] = 1
+        printed, _ = writer.communicate(timeout=FOREVER)
+    assert not missing, f"{len(missing)} requests had not been written after 90 s of spinning"
+    assert printed.split() == ["1", "True", "1024", "1"]
+    assert (disk_dir / "file").stat().st_size == GIB
+
+
+def last_byte_of_mib(path: Path, index: int) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return -1
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+        byte = os.pread(fd, 1, (index + 1) * MIB - 1)
+        return byte[0] if byte else -1
+    finally:
+        os.close(fd)
+
+
+# --- Ctrl-C ---
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_ctrl_c_in_a_wait_leaves_the_operation_running(f: gio.File, queue: gio.CompletionQueue, name: str) -> None:
+    data = placed(words(0, MIB))
+    with fault(queue, "HOLD") as let_go:
+        operation = f.write_at(data, 0)
+        interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.start()
+            waits(f, queue)[name](operation)
+        interrupt.join()
+        assert operation._outcome is None
+        del data
+        gc.collect()
+        let_go()
+        assert operation.result(FOREVER) == MIB
+        f.close()
+        queue.close()
+    assert_same_bytes(Path(f.name).read_bytes(), words(0, MIB))  # type: ignore[arg-type]
+
+
+def test_ctrl_c_loses_no_operation(disk_dir: Path, backend: str) -> None:
+    """Interrupted again and again while it takes them, get() hands out each operation once."""
+    interrupts = 0
+    seen: list[gio.Operation] = []
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with gio.CompletionQueue(backend=backend) as queue, gio.open(disk_dir / "f", "w+", queue=queue) as f:
+        operations = submit(f, 500)
+        try:
+            while True:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                    found = queue.get(0, max=1)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    seen.extend(found)
+                    if not found and all(operation._outcome for operation in operations):
+                        break
+                except KeyboardInterrupt:
+                    interrupts += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert len(set(seen)) == len(seen)
+        # An interrupt between the return and us loses the one that was just handed out; the library loses none.
+        assert len(seen) + interrupts >= len(operations)
+        assert gio.wait(operations, FOREVER).not_done == set()
+        assert all(operation.result() == PAGE for operation in operations)
+
+
+def test_reads_many_ways_at_once(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    """Several threads, each waiting in its own way for its own operations of one file."""
+    (disk_dir / "file").write_bytes(words(0, 256 * PAGE))
+    failures: list[BaseException] = []
+
+    def read(f: gio.File, begin: int, how: str) -> None:
+        try:
+            arrays = [target(PAGE) for _ in range(64)]
+            operations = [f.read_at(array, (begin + i) * PAGE) for i, array in enumerate(arrays)]
+            if how == "wait":
+                gio.wait(operations)
+            elif how == "as_completed":
+                assert len(list(gio.as_completed(operations, FOREVER))) == 64
+            elif how == "done":
+                while not all(operation.done() for operation in operations):
+                    pass
+            assert [operation.result(FOREVER) for operation in operations] == [PAGE] * 64
+            for i, array in enumerate(arrays):
+                assert_same_bytes(array, words((begin + i) * PAGE, PAGE))
+        except BaseException as failure:
+            failures.append(failure)
+
+    with gio.open(disk_dir / "file", queue=queue) as f:
+        threads = [
+            threading.Thread(target=read, args=(f, 64 * i, how))
+            for i, how in enumerate(["wait", "as_completed", "done", "result"])
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def test_a_gather_keeps_its_segments(f: gio.File, queue: gio.CompletionQueue) -> None:
+    with fault(queue, "HOLD") as let_go:
+        operation = f.write_gather(gio.Segments(pages(1100)), 0)
+        gc.collect()
+        let_go()
+        assert operation.result(FOREVER) == 1100 * PAGE
+    assert_same_bytes(Path(f.name).read_bytes(), words(0, 1100 * PAGE))  # type: ignore[arg-type]

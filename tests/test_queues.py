@@ -1,0 +1,419 @@
+"""Completion queues: handing out, depth, backends, fairness, statistics, closing, and no growth."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import gc
+import os
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+from oracle import FOREVER, KIB, MIB, PAGE, assert_same_bytes, fault, placed, run_python, target, words
+
+import gatherio as gio
+
+PAGE_DATA = placed(words(0, PAGE))
+
+
+# --- backends ---
+
+
+def test_a_backend_by_name(backend: str) -> None:
+    with gio.CompletionQueue(backend=backend) as queue:
+        assert queue.backend == backend
+        assert "by name" in queue.reason
+        assert backend in repr(queue)
+
+
+def test_the_default_is_the_best_that_works() -> None:
+    found = gio.info()
+    with gio.CompletionQueue() as queue:
+        assert queue.backend == found["backend"]
+        assert queue.backend in queue.reason
+    best = next(name for name in ("uring", "threads", "sync") if found["backends"][name]["available"])
+    assert found["backend"] == best
+
+
+def test_arguments_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="unknown backend 'iocb'; this system has uring"):
+        gio.CompletionQueue(backend="iocb")
+    for depth in (0, -1, 2**31):
+        with pytest.raises(ValueError, match="depth"):
+            gio.CompletionQueue(depth)
+    with pytest.raises(TypeError):
+        gio.CompletionQueue(1.5)  # type: ignore[arg-type]
+    for request_size in (0, -1, 2**64):
+        with pytest.raises(ValueError, match="request_size"):
+            gio.CompletionQueue(request_size=request_size)
+    with gio.CompletionQueue() as queue, pytest.raises(ValueError, match="max"):
+        queue.get(0, max=0)
+
+
+def test_requests_are_no_larger_than_asked(disk_dir: Path, backend: str, direct: bool | None) -> None:
+    with gio.CompletionQueue(backend=backend, request_size=10_000) as queue:  # rounded up to whole pages
+        with gio.open(disk_dir / "file", "w+", queue=queue, direct=direct) as f:
+            f.write_at(placed(words(0, 30 * PAGE)), 0).result()
+            assert queue.stats()["writes"] == 10
+            array = target(30 * PAGE)
+            f.read_at(array, 0).result()
+            assert queue.stats()["reads"] == 10
+    assert_same_bytes(array, words(0, 30 * PAGE))
+
+
+# --- handing out ---
+
+
+def test_get_hands_out_each_operation_once(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    with gio.open(disk_dir / "file", "w", queue=queue) as f:
+        operations = [f.write_at(PAGE_DATA, i * PAGE) for i in range(700)]
+        seen: list[gio.Operation] = []
+        while len(seen) < 700:
+            found = queue.get(FOREVER)
+            assert found
+            seen.extend(found)
+    assert len(set(seen)) == 700 and set(seen) == set(operations)
+    assert queue.get(0) == []
+
+
+def test_get_of_nothing_returns_when_the_time_is_up(queue: gio.CompletionQueue) -> None:
+    assert queue.get(0) == []
+    begin = time.monotonic()
+    assert queue.get(timeout=0.2) == []
+    assert 0.19 < time.monotonic() - begin < 5
+
+
+def test_get_at_most_so_many(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    with gio.open(disk_dir / "file", "w", queue=queue) as f:
+        operations = [f.write_at(PAGE_DATA, i * PAGE) for i in range(50)]
+        gio.wait(operations)
+        seen = []
+        for _ in range(16):
+            found = queue.get(0, max=3)
+            assert len(found) == 3
+            seen.extend(found)
+        assert len(queue.get(0, max=3)) == 2
+        assert queue.get(0, max=3) == []
+    assert len(set(seen)) == 48
+
+
+def test_get_hands_out_what_nobody_holds(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    """The references were dropped before the end: the operations come all the same."""
+    with gio.open(disk_dir / "file", "w", queue=queue) as f:
+        for i in range(300):
+            f.write_at(placed(words(i * PAGE, PAGE)), i * PAGE)
+        gc.collect()
+        seen: list[gio.Operation] = []
+        while len(seen) < 300:
+            seen.extend(queue.get(FOREVER))
+        assert [operation.result(0) for operation in seen] == [PAGE] * 300
+    assert queue.get(0) == []
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 300 * PAGE))
+
+
+def test_get_hands_out_failures(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    with gio.open(disk_dir / "file", "w", queue=queue) as f:
+        with fault(queue, "FAIL", value=errno.EIO):
+            operation = f.write_at(PAGE_DATA, 0)
+            assert queue.get(FOREVER) == [operation]
+        with pytest.raises(OSError):
+            operation.result()
+
+
+def test_get_hands_out_what_was_asked_for_while_it_is_held(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    with gio.open(disk_dir / "file", "w", queue=queue) as f:
+        kept = f.write_at(PAGE_DATA, 0)
+        kept.result()
+        assert queue.get(0) == [kept]
+        f.write_at(PAGE_DATA, 0).result()  # told, and dropped: nobody can miss it
+        gc.collect()
+        assert queue.get(0) == []
+
+
+def test_each_once_for_several_consumers(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    """Four threads take, three submit, and threads switch as often as they can."""
+    total = 6000
+    taken: list[list[gio.Operation]] = [[], [], [], []]
+    stop = threading.Event()
+
+    def take(into: list[gio.Operation]) -> None:
+        while not stop.is_set():
+            into.extend(queue.get(0.01, max=7))
+
+    def submit(f: gio.File, first: int) -> None:
+        for i in range(first, total, 3):
+            f.write_at(PAGE_DATA, i % 100 * PAGE)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with gio.open(disk_dir / "file", "w", queue=queue) as f:
+            takers = [threading.Thread(target=take, args=(into,)) for into in taken]
+            submitters = [threading.Thread(target=submit, args=(f, first)) for first in range(3)]
+            for thread in takers + submitters:
+                thread.start()
+            for thread in submitters:
+                thread.join()
+            deadline = time.monotonic() + FOREVER
+            while sum(map(len, taken)) < total and time.monotonic() < deadline:
+                stop.wait(0.01)
+            stop.set()
+            for thread in takers:
+                thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    counts = collections.Counter(operation for into in taken for operation in into)
+    assert len(counts) == total
+    assert max(counts.values()) == 1
+    assert queue.get(0) == []
+
+
+def test_a_waiting_get_is_woken_by_the_completion(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    found: list[gio.Operation] = []
+    with gio.open(disk_dir / "file", "w", queue=queue) as f, fault(queue, "HOLD") as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        thread = threading.Thread(target=lambda: found.extend(queue.get(FOREVER)))
+        thread.start()
+        let_go()
+        thread.join()
+    assert found == [operation]
+
+
+# --- depth ---
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_more_operations_than_the_queue_is_deep(disk_dir: Path, backend: str, depth: int) -> None:
+    with gio.CompletionQueue(depth, backend=backend) as queue:
+        assert queue.depth == depth
+        with gio.open(disk_dir / "file", "w+", queue=queue) as f:
+            order = [i * 7 % 200 for i in range(200)]
+            operations = [f.write_at(placed(words(i * PAGE, PAGE)), i * PAGE) for i in order]
+            assert [operation.result(FOREVER) for operation in operations] == [PAGE] * 200
+            arrays = [target(PAGE) for _ in order]
+            gio.wait([f.read_at(array, i * PAGE) for array, i in zip(arrays, order, strict=True)])
+    for array, i in zip(arrays, order, strict=True):
+        assert_same_bytes(array, words(i * PAGE, PAGE), i * PAGE)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_no_more_requests_than_the_queue_is_deep(disk_dir: Path, backend: str, depth: int) -> None:
+    with gio.CompletionQueue(depth, backend=backend, request_size=PAGE) as queue:
+        with gio.open(disk_dir / "file", "w", queue=queue) as f, fault(queue, "HOLD") as let_go:
+            operation = f.write_at(placed(words(0, 20 * PAGE)), 0)
+            others = [f.write_at(PAGE_DATA, 0) for _ in range(5)]
+            assert gio.wait([operation, *others], 0.05).done == set()
+            assert queue.stats()["writes"] == depth
+            let_go()
+            assert operation.result(FOREVER) == 20 * PAGE
+        assert queue.stats()["writes"] == 25
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads"], indirect=True)
+def test_a_small_read_does_not_queue_behind_a_large_write(disk_dir: Path, backend: str) -> None:
+    """The large one is stopped for good at one of its first requests; the read comes through."""
+    (disk_dir / "small").write_bytes(words(0, PAGE))
+    with (
+        gio.CompletionQueue(1, backend=backend, request_size=PAGE) as queue,
+        gio.open(disk_dir / "large", "w", queue=queue) as large,
+        gio.open(disk_dir / "small", queue=queue) as small,
+        fault(queue, "HOLD", count=1) as let_go,
+    ):
+        big = large.write_at(gio.zeros(2000 * PAGE, "u1"), 0)
+        array = target(PAGE)
+        operation = small.read_at(array, 0)
+        assert queue.stats()["reads"] == 0  # both wait for the first request of the large one
+        let_go()
+        assert operation.result(FOREVER) == PAGE
+        # In turn: of the large write's 2000 requests no more than the first two had to go before it.
+        assert queue.stats()["writes"] < 1000
+        assert_same_bytes(array, words(0, PAGE))
+        assert big.result(FOREVER) == 2000 * PAGE
+
+
+# --- statistics ---
+
+
+def test_stats_count_by_kind(disk_dir: Path, queue: gio.CompletionQueue, direct: bool | None) -> None:
+    apart = gio.zeros((8, PAGE), "u1")
+    with gio.open(disk_dir / "file", "w+", queue=queue, direct=direct) as f:
+        f.write_at(apart[0], 0).result()
+        f.write_gather(list(apart[::2]), 0).result()
+        f.read_scatter(list(apart[::2]), 0).result()
+        f.read_scatter(list(apart[:2]), 0).result()
+        f.read_at(apart[1], 0).result()
+    stats = queue.stats()
+    assert {name: stats[name] for name in ("operations", "finished", "writes", "writevs")} == {
+        "operations": 5,
+        "finished": 5,
+        "writes": 1,
+        "writevs": 1,
+    }
+    assert (stats["reads"], stats["readvs"]) == (2, 1)
+    assert stats["bytes_written"] == 5 * PAGE and stats["bytes_read"] == 7 * PAGE
+    assert stats["staged"] == stats["ragged"] == stats["resumed"] == stats["retried"] == 0
+    assert all(type(value) is int for value in stats.values())
+
+
+def test_stats_count_staged_and_ragged(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    with gio.open(disk_dir / "file", "w+", queue=queue) as f:
+        f.write_gather([gio.zeros(MIB, "u1")], 0, copy=True).result()
+        staged = queue.stats()["staged"]
+        assert staged >= 1 and queue.stats()["ragged"] == 0
+        f.write_at(gio.zeros(2 * PAGE, "u1"), 100).result()
+        assert queue.stats()["ragged"] == 2  # head and tail
+        assert queue.stats()["staged"] > staged  # the middle: memory is not aligned where the file is
+
+
+# --- closing ---
+
+
+def test_close_waits_for_what_is_in_flight(disk_dir: Path, backend: str) -> None:
+    queue = gio.CompletionQueue(2, backend=backend, request_size=64 * KIB)
+    f = gio.open(disk_dir / "file", "w", queue=queue)
+    operations = [f.write_at(placed(words(i * MIB, MIB)), i * MIB) for i in range(16)]
+    queue.close()
+    assert queue.closed and "closed" in repr(queue)
+    assert all(operation._outcome is not None for operation in operations)
+    assert [operation.result(0) for operation in operations] == [MIB] * 16
+    queue.close()
+    f.close()
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 16 * MIB))
+
+
+def test_a_closed_queue_refuses_everything(disk_dir: Path, backend: str) -> None:
+    queue = gio.CompletionQueue(backend=backend)
+    f = gio.open(disk_dir / "file", "w+", queue=queue)
+    finished = f.write_at(PAGE_DATA, 0)
+    queue.close()
+    for use in (
+        lambda: f.write_at(PAGE_DATA, 0),
+        lambda: f.write_gather([PAGE_DATA], 0),
+        lambda: f.read_at(target(PAGE), 0),
+        lambda: gio.open(disk_dir / "file", queue=queue),
+        lambda: gio.open(disk_dir / "new", "w", queue=queue),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    assert not (disk_dir / "new").exists()
+    assert queue.get() == [finished]  # what finished before is still handed out
+    with pytest.raises(ValueError, match="closed"):
+        queue.get()
+    assert finished.result() == PAGE
+    f.close()
+
+
+def test_close_sends_waiting_threads_away(disk_dir: Path, backend: str) -> None:
+    queue = gio.CompletionQueue(backend=backend)
+    failures: list[BaseException] = []
+    inside = threading.Barrier(4)
+
+    def get() -> None:
+        inside.wait()
+        try:
+            queue.get(FOREVER)
+        except ValueError as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=get) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    queue.close()
+    for thread in threads:
+        thread.join(FOREVER)
+        assert not thread.is_alive()
+    assert len(failures) == 3
+
+
+def test_an_unused_queue_gives_everything_back(backend: str) -> None:
+    gio.CompletionQueue(backend=backend).close()
+    gc.collect()
+    descriptors, threads = set(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        gio.CompletionQueue(backend=backend)  # dropped without close
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/task")) == threads
+
+
+def test_several_queues_at_once(disk_dir: Path, backend: str) -> None:
+    queues = [gio.CompletionQueue(4, backend=backend) for _ in range(8)]
+    files = [gio.open(disk_dir / str(i), "w", queue=queue) for i, queue in enumerate(queues)]
+    for i in range(50):
+        for j, f in enumerate(files):
+            f.write_at(placed(words(i * PAGE, PAGE, j)), i * PAGE)
+    for f, queue in zip(files, queues, strict=True):
+        f.close()
+        queue.close()
+        assert len(queue.get()) == 50
+    for j in range(8):
+        assert_same_bytes((disk_dir / str(j)).read_bytes(), words(0, 50 * PAGE, j))
+
+
+# --- no growth ---
+
+
+def test_outcomes_that_were_told_are_not_kept(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    with gio.open(disk_dir / "file", "w", queue=queue) as f:
+        operation = f.write_at(PAGE_DATA, 0)
+        seen = weakref.ref(operation)
+        operation.result()
+        del operation
+        gc.collect()
+        assert seen() is None
+
+
+LEAK = """
+    import os, sys, gatherio as gio
+    path, how, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+    def resident():
+        with open("/proc/self/statm") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    queue = gio.CompletionQueue() if how == "explicit" else None
+    array = gio.zeros(64, "u1")
+    with gio.open(path, "w+", queue=queue) as f:
+        write = f.write_at
+        f.truncate(4096)
+
+        def some(n):
+            if how == "dropped":
+                for i in range(n):
+                    write(array, 0)
+            else:
+                for i in range(n):
+                    write(array, 0).result()
+
+        some(count // 5)
+        before = resident()
+        some(count)
+        after = resident()
+        if how == "dropped":
+            print(len(f._queue._inflight), end=" ")
+            f.flush()
+        print(len(f._queue._inflight), len(f._queue._ready), len(f._queue._told), after - before)
+    if queue is not None:
+        queue.close()
+"""
+
+
+@pytest.mark.parametrize(("how", "count"), [("explicit", 500_000), ("default", 500_000)])
+def test_a_million_operations_leave_no_growth(tmpfs_dir: Path, how: str, count: int) -> None:
+    """Half of them on a queue of one's own, whose get() is never called, half on the shared one."""
+    inflight, ready, told, growth = map(int, run_python(LEAK, tmpfs_dir / "f", how, count).split())
+    assert (inflight, ready, told) == (0, 0, 0)
+    assert growth < MIB  # two bytes for each
+
+
+def test_operations_that_nobody_waits_for_do_not_pile_up(tmpfs_dir: Path) -> None:
+    printed = run_python(LEAK, tmpfs_dir / "f", "dropped", 200_000)
+    at_most, inflight, ready, told, growth = map(int, printed.split())
+    assert at_most < 10_000
+    assert (inflight, ready, told) == (0, 0, 0)
+    assert growth < 4 * MIB
