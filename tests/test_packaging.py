@@ -86,9 +86,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     assert names == python | typing | extension
 
 
-@pytest.mark.skipif(
-    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="free-threaded CPython has no stable ABI"
-)
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="free-threaded CPython has no stable ABI")
 def test_wheel_serves_every_cpython_from_310_on(wheel: zipfile.ZipFile) -> None:
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/WHEEL"))
     tag = re.search(r"^Tag: (\S+)$", wheel.read(metadata).decode(), re.MULTILINE)
