@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 import gatherio as gio
+from gatherio._measure import available_memory, cached_bytes, free_space, system_cpu_s
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SCHEMA_NAME = "gatherio-benchmark-1"
@@ -138,24 +139,18 @@ class Clock:
 
     @staticmethod
     def starting() -> Clock:
-        system, cached, process = system_cpu_seconds(), cached_bytes(), process_cpu_seconds()
+        system, cached, process = system_cpu_s() or 0.0, cached_bytes() or 0, process_cpu_seconds()
         return Clock(time.perf_counter(), process, system, cached)
 
     @staticmethod
     def stopping() -> Clock:
         wall = time.perf_counter()
-        return Clock(wall, process_cpu_seconds(), system_cpu_seconds(), cached_bytes())
+        return Clock(wall, process_cpu_seconds(), system_cpu_s() or 0.0, cached_bytes() or 0)
 
 
 def process_cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)  # of all threads
     return usage.ru_utime + usage.ru_stime
-
-
-def system_cpu_seconds() -> float:
-    """Of all processors, from /proc/stat; in steps of a hundredth of a second."""
-    user, nice, system, _idle, _iowait, irq, softirq = Path("/proc/stat").read_text().split()[1:8]
-    return sum(map(int, (user, nice, system, irq, softirq))) / os.sysconf("SC_CLK_TCK")
 
 
 def _proc_bytes(path: str, name: str) -> int:
@@ -164,11 +159,6 @@ def _proc_bytes(path: str, name: str) -> int:
         if key == name:
             return int(value.split()[0]) * KIB
     raise ValueError(f"{path} has no {name}")
-
-
-def cached_bytes() -> int:
-    """The size of the page cache."""
-    return _proc_bytes("/proc/meminfo", "Cached")
 
 
 def measured(
@@ -263,12 +253,12 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 def require_room(folder: Path, disk_bytes: int, memory_bytes: int) -> None:
     """End the program unless this fits with a tenth of what is free to spare."""
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if disk_bytes > 0.9 * free:
         sys.exit(
             f"{disk_bytes >> 20} MiB do not fit: {folder} has {free >> 20} MiB free, and a tenth stays so; see --size"
         )
-    available = _proc_bytes("/proc/meminfo", "MemAvailable")
+    available = available_memory() or 0
     if memory_bytes > 0.9 * available:
         sys.exit(f"{memory_bytes >> 20} MiB of memory are needed, {available >> 20} MiB are available; see --size")
 
@@ -362,7 +352,7 @@ class FioJob:
 
     def run(self) -> Run:
         environment, memory = _huge_pages(self.request_size * self.depth)
-        cached = cached_bytes()
+        cached = cached_bytes() or 0
         done = subprocess.run(
             [*self._command(), memory],
             env={**os.environ, **environment},
@@ -381,7 +371,7 @@ class FioJob:
             durable_seconds=None,
             process_cpu=(job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000,
             system_cpu=None,  # would count fio's start, too
-            cache_growth=cached_bytes() - cached,
+            cache_growth=(cached_bytes() or 0) - cached,
         )
 
     def _command(self) -> list[str]:

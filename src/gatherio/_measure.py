@@ -80,7 +80,7 @@ def measuring(nbytes: int, reads: Path | None = None) -> Iterator[Meter]:
         drop_from_cache(reads)
         warm = resident_bytes(reads)
     meter = Meter()
-    cached, system_cpu = cached_bytes(), _system_cpu_s()
+    cached, system_cpu = cached_bytes(), system_cpu_s()
     cpu, start = time.process_time(), time.perf_counter()
     yield meter
     end, cpu = time.perf_counter(), time.process_time() - cpu
@@ -89,7 +89,7 @@ def measuring(nbytes: int, reads: Path | None = None) -> Iterator[Meter]:
         (meter._returned or end) - start,
         end - start,
         cpu,
-        _growth(system_cpu, _system_cpu_s()),
+        _growth(system_cpu, system_cpu_s()),
         _growth(cached, cached_bytes()),
         warm,
     )
@@ -157,7 +157,7 @@ def resident_bytes(path: Path) -> int | None:
 # --- the CPU ---
 
 
-def _system_cpu_s() -> float | None:
+def system_cpu_s() -> float | None:
     """CPU seconds that the whole system has spent so far, without waiting and without stolen time."""
     if sys.platform == "win32":
         return None
