@@ -558,6 +558,8 @@ def test_ctrl_c_in_a_wait_leaves_the_operation_running(f: gio.File, queue: gio.C
     assert_same_bytes(Path(f.name).read_bytes(), words(0, MIB))  # type: ignore[arg-type]
 
 
+# Now and then an interrupt meets a callback of the garbage collector, which Python can only print.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_loses_no_operation(disk_dir: Path, backend: str) -> None:
     """Interrupted again and again while it takes them, get() hands out each operation once."""
     interrupts = 0

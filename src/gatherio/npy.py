@@ -227,7 +227,9 @@ def _replacing(name: str, durable: bool, queue: CompletionQueue | None) -> Itera
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.filename == temporary:
-            error.filename, error.filename2 = name, None  # the one that the caller knows
+            error.filename = name  # the one that the caller knows
+            if error.filename2 is not None:
+                del error.filename2
         raise
     if durable:
         _flush_folder(target)

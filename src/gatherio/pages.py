@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import ffi, lib
+from ._native import describe, ffi, lib
 from .errors import AllocationError, PoolError, TimeoutError
 
 __all__ = ["Pool", "asaligned", "empty", "empty_like", "full", "is_aligned", "prefault", "zeros"]
@@ -56,7 +56,7 @@ def _pages(nbytes: int, huge_pages: bool | None) -> Array:
     code = lib.gio_pages_allocate(nbytes, huge, address, allocated)
     if code:
         how = " of reserved huge pages (see /proc/sys/vm/nr_hugepages)" if huge_pages else ""
-        raise MemoryError(f"cannot allocate {nbytes} bytes{how}: error {code}")
+        raise MemoryError(f"cannot allocate {nbytes} bytes{how}: {describe(code)}")
     size = allocated[0]
     memory = ffi.gc(address[0], lambda pages: lib.gio_pages_free(pages, size), size)
     return np.frombuffer(ffi.buffer(memory, size), np.uint8)
@@ -83,7 +83,7 @@ def prefault(array: Array) -> None:
         return
     code = lib.gio_pages_prefault(ffi.cast("void *", array.ctypes.data), array.nbytes)
     if code:
-        raise MemoryError(f"cannot fault in {array.nbytes} bytes: error {code}")
+        raise MemoryError(f"cannot fault in {array.nbytes} bytes: {describe(code)}")
 
 
 def empty(
