@@ -46,7 +46,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     return 0;
 }
 
-/* 0, FORKED or CLOSED. The caller sees to it that nobody closes the file meanwhile. */
+/* 0, FORKED or CLOSED. It is for the caller to see to it that nobody closes the file meanwhile. */
 static int32_t usable(gio_file *file)
 {
     int32_t code = gio_queue_usable(file->queue);
@@ -84,10 +84,13 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
         return code;
     code = gio_os_file_reserve(file, size, reserved);
     if (code == 0 && size > before) {
+        /* Does the new space show as unwritten? On tmpfs it does not. */
+        uint64_t fresh = gio_round_up(before, file->limits.ragged_bytes);
+        int shows = *reserved && gio_os_file_data_end(file, fresh) == fresh;
         gio_mutex_lock(&file->queue->mutex);
         if (!file->reserved) /* until now the file's length told what was written */
             file->written_end = gio_max(file->written_end, before);
-        file->reserved = 1;
+        file->reserved = shows ? 1 : 2;
         gio_mutex_unlock(&file->queue->mutex);
     }
     return code;
@@ -101,7 +104,13 @@ int32_t gio_file_trim(gio_file *file)
         return code;
     gio_mutex_lock(&file->queue->mutex);
     end = file->reserved ? file->written_end : (uint64_t)INT64_MAX;
+    int others_can_be_seen = file->reserved == 1;
     gio_mutex_unlock(&file->queue->mutex);
+    if (others_can_be_seen) { /* somebody else may have written into the space as well */
+        uint64_t page_end = gio_round_up(end, file->limits.ragged_bytes);
+        uint64_t data_end = gio_os_file_data_end(file, page_end);
+        end = data_end > page_end ? data_end : end;
+    }
     code = gio_os_file_size(file, &size);
     if (code == 0 && size > end)
         code = gio_os_file_resize(file, end);

@@ -1,9 +1,9 @@
 /* gatherio.h: the contract between the C core and whoever calls it (the Python package, the C tests).
  *
  * True for every function here:
- *   - It returns 0, or a code: the operating system's own error number (errno, GetLastError), or one of GIO_E_*,
- *     which start at bit 29, where neither system has numbers of its own. gio_submit alone returns a ticket,
- *     and a negative code. Codes are taken in the line after the call that failed; errno is never read again.
+ *   - One that can fail returns 0, or a code: the operating system's own error number (errno, GetLastError), or one of
+ *     GIO_E_*, which start at bit 29, where neither system has numbers of its own. The two that submit return a ticket
+ *     instead, or a negative code. Codes are taken in the line after the call that failed; errno is never read again.
  *   - It knows nothing of Python and may be called from any thread, with or without the GIL. Unless its text says
  *     "waits", it does not wait for a transfer.
  *   - Sizes, offsets and counts are 64 bits and in bytes unless the name says otherwise; times are nanoseconds
@@ -186,7 +186,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size);
 /* Makes the file at least `size` long with its space reserved, or fails having changed nothing. `*reserved` is 0
  * where the file system cannot reserve. Nothing of this file may be in flight. */
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
-/* Cuts what was reserved and never written through this gio_file. */
+/* Cuts the reserved space behind all that was written: through this gio_file to the byte, by others to the page. */
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */

@@ -110,7 +110,7 @@ struct gio_file {
     uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
     gio_operation *ragged_waiting; /* one that waits for `partial` to fall to 0; no more of those start meanwhile */
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
-    int32_t reserved;
+    int32_t reserved;        /* space behind written_end; 1: which the system tells from written space, 2: which it does not */
     int32_t closed;
 };
 
@@ -145,8 +145,12 @@ typedef struct {
 extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_sync;
 extern const gio_backend *const gio_backends[]; /* of this system, best first, NULL at the end */
 
-/* A staging buffer is one huge page. */
+/* Two kinds of staging buffers. A large one is a huge page; some of them keep the device busy while the next is filled.
+ * Small ones serve small pieces, of which many have to be in flight. */
+enum { GIO_STAGE_LARGE = 0, GIO_STAGE_SMALL = 1, GIO_STAGE_KINDS = 2 };
+enum { GIO_STAGES_LARGE = 8, GIO_STAGES_SMALL = 128 };
 #define GIO_STAGE_BYTES ((uint64_t)2 * 1024 * 1024)
+#define GIO_STAGE_SMALL_BYTES ((uint64_t)16 * 1024)
 
 /* ---- a queue -------------------------------------------------------------------------------------------- */
 
@@ -180,14 +184,13 @@ struct gio_queue {
     gio_request *returned;      /* results that operation.c has not looked at yet, first returned first */
     gio_request **returned_end;
     gio_request *held;          /* by a fault */
-    uint32_t requests_in_flight;
-    uint32_t requests_started;  /* of these: with the backend; the others are being copied, or held by a fault */
+    uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint64_t bytes_in_flight;
     uint64_t sequence;
 
     void *stage_pages;          /* the staging buffers, made when first needed */
     uint64_t stage_allocated;
-    void *free_stages;          /* linked through their first word */
+    void *free_stages[GIO_STAGE_KINDS]; /* linked through their first word */
 
     gio_operation **operations; /* by index */
     uint64_t operation_count;
@@ -220,7 +223,7 @@ void gio_operation_tell(const gio_operation *operation, gio_outcome *outcome);
 void gio_operation_release(gio_queue *queue, gio_operation *operation);
 
 /* queue.c */
-int32_t gio_queue_usable(gio_queue *queue);      /* 0, FORKED or CLOSED; no lock needed */
+int32_t gio_queue_usable(gio_queue *queue);      /* 0 or FORKED; no lock needed */
 void gio_queue_count_file(gio_queue *queue, int step); /* +1: one more; -1: one less, and perhaps the last */
 void gio_queue_operation_finished(gio_queue *queue); /* lock held: wake whom it concerns */
 void gio_queue_call_attention(gio_queue *queue); /* lock held: there may be work that nobody looks after */
@@ -233,6 +236,8 @@ int32_t gio_os_file_size(gio_file *file, uint64_t *size);
 int32_t gio_os_file_resize(gio_file *file, uint64_t size);
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
+/* Where the last written byte at or behind `from` may be, in whole pages; `from` itself when there is none. */
+uint64_t gio_os_file_data_end(gio_file *file, uint64_t from);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
 /* Does one request in the calling thread. Returns bytes, or a negative code. */
 int64_t gio_os_transfer(const gio_request *request);

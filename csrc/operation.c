@@ -206,7 +206,6 @@ static void count_request(gio_queue *queue, const gio_request *request, int step
     const gio_piece *piece = &request->piece;
     uint64_t page = file->limits.ragged_bytes;
 
-    queue->requests_in_flight += (uint32_t)step;
     queue->bytes_in_flight += (uint64_t)((int64_t)step * (int64_t)piece->file_length);
     request->operation->requests += (uint32_t)step;
     if (request->operation->direction == GIO_WRITE && piece->route == GIO_RAGGED)
@@ -214,6 +213,48 @@ static void count_request(gio_queue *queue, const gio_request *request, int step
     else if (request->operation->direction == GIO_WRITE && (piece->file_offset | piece->file_length) % page)
         file->partial += (uint64_t)(int64_t)step;
 }
+
+/* ---- staging buffers ----------------------------------------------------------------------------------- */
+
+static int stage_kind(const gio_piece *piece)
+{
+    return piece->file_length <= GIO_STAGE_SMALL_BYTES ? GIO_STAGE_SMALL : GIO_STAGE_LARGE;
+}
+
+static void give_stage(gio_queue *queue, int kind, void *stage)
+{
+    *(void **)stage = queue->free_stages[kind];
+    queue->free_stages[kind] = stage;
+}
+
+static void *take_stage(gio_queue *queue, int kind)
+{
+    void *stage = queue->free_stages[kind];
+    if (stage)
+        queue->free_stages[kind] = *(void **)stage;
+    return stage;
+}
+
+/* Made at the first need, all at once, in huge pages where there are any. */
+static int32_t make_stages(gio_queue *queue)
+{
+    static const uint64_t large_bytes = GIO_STAGES_LARGE * GIO_STAGE_BYTES;
+    static const uint64_t small_bytes = GIO_STAGES_SMALL * GIO_STAGE_SMALL_BYTES;
+
+    if (queue->stage_pages != NULL)
+        return 0;
+    int32_t code = gio_pages_allocate(large_bytes + small_bytes, GIO_HUGE_AUTO, &queue->stage_pages,
+                                      &queue->stage_allocated);
+    if (code)
+        return code;
+    for (uint64_t at = large_bytes; at != 0; at -= GIO_STAGE_BYTES)
+        give_stage(queue, GIO_STAGE_LARGE, (char *)queue->stage_pages + at - GIO_STAGE_BYTES);
+    for (uint64_t at = small_bytes; at != 0; at -= GIO_STAGE_SMALL_BYTES)
+        give_stage(queue, GIO_STAGE_SMALL, (char *)queue->stage_pages + large_bytes + at - GIO_STAGE_SMALL_BYTES);
+    return 0;
+}
+
+/* ---- the end of a request -------------------------------------------------------------------------------- */
 
 /* The request is over, with `reached` bytes of it moved. */
 static void end_request(gio_queue *queue, gio_request *request, int32_t code)
@@ -230,8 +271,7 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
             gio_copy_to_segments(operation, request->cursor, (char *)request->stage + head, moved);
             gio_mutex_lock(&queue->mutex);
         }
-        *(void **)request->stage = queue->free_stages;
-        queue->free_stages = request->stage;
+        give_stage(queue, stage_kind(piece), request->stage);
         request->stage = NULL;
     }
     if (code || moved < piece->end - piece->begin)
@@ -327,23 +367,6 @@ static int would_share_page(gio_operation *operation, const gio_piece *piece)
            (file->ragged != 0 || file->ragged_waiting != NULL);
 }
 
-/* The staging buffers of a queue: made at the first need, all at once, in huge pages where there are any. */
-static int have_stage(gio_queue *queue)
-{
-    enum { STAGES = 8 }; /* enough to copy into one while the device is busy with the others */
-    if (queue->stage_pages == NULL) {
-        if (gio_pages_allocate(STAGES * GIO_STAGE_BYTES, GIO_HUGE_AUTO, &queue->stage_pages,
-                               &queue->stage_allocated))
-            return 0;
-        for (int i = STAGES; i-- > 0;) {
-            void *stage = (char *)queue->stage_pages + (uint64_t)i * GIO_STAGE_BYTES;
-            *(void **)stage = queue->free_stages;
-            queue->free_stages = stage;
-        }
-    }
-    return queue->free_stages != NULL;
-}
-
 /* Takes a free request for the next piece of `operation` and starts it. 0: it has to wait. */
 static int start_piece(gio_queue *queue, gio_operation *operation)
 {
@@ -360,17 +383,17 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segments = operation->segment_count > 1 ? request->many : &request->single;
     gio_plan_next(operation, &file->limits, request->segments, &request->piece, &after);
     gio_piece *piece = &request->piece;
-    if (piece->route == GIO_STAGED && !have_stage(queue)) {
-        if (queue->stage_pages != NULL)
-            return 0;
-        piece->code = gio_code_no_memory();
-    }
+    if (piece->code == 0 && piece->route == GIO_STAGED)
+        piece->code = make_stages(queue);
     if (piece->code) {
         break_off(queue, operation, piece->code, operation->planned);
         finish_if_done(queue, operation);
         return 1;
     }
     if (would_share_page(operation, piece))
+        return 0;
+    void *stage = piece->route == GIO_STAGED ? take_stage(queue, stage_kind(piece)) : NULL;
+    if (piece->route == GIO_STAGED && stage == NULL)
         return 0;
 
     queue->free_requests = request->next;
@@ -381,7 +404,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segment_count = piece->segment_count;
     request->from = request->reached = 0;
     request->retries = 0;
-    request->stage = NULL;
+    request->stage = stage;
     count_request(queue, request, +1);
     operation->cursor = after;
     operation->planned = piece->end;
@@ -392,8 +415,6 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         queue->stats.ragged++;
     if (piece->route == GIO_STAGED) {
         queue->stats.staged++;
-        request->stage = queue->free_stages;
-        queue->free_stages = *(void **)request->stage;
         request->single.address = (uint64_t)(uintptr_t)request->stage;
         request->single.length = piece->file_length;
         request->segments = &request->single;
@@ -415,8 +436,9 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
 /* One piece of each waiting operation in turn, until there is no room or each of them has to wait. */
 static int start_backlog(gio_queue *queue)
 {
+    enum { LOOKS = 32 }; /* the list is turned at each look, so that the next time others are looked at */
     int any = 0;
-    for (uint64_t passed = 0; passed < queue->backlog.count;) {
+    for (uint64_t passed = 0; passed < queue->backlog.count && passed < LOOKS;) {
         if (queue->free_requests == NULL ||
             (queue->bytes_in_flight != 0 && queue->bytes_in_flight >= queue->bytes_in_flight_max))
             break;

@@ -10,10 +10,12 @@
  *   in place  the device moves the segments' own bytes.
  *   staged    they are copied through a page-aligned buffer, because a segment begins or ends where the device
  *             cannot, or because the caller asked for it. Reads are rounded out to whole blocks of the file.
- *   ragged    the ends of a write that are no whole blocks go through the page cache, a page at most at each
+ *   ragged    the ends of a write that are no whole pages go through the page cache, less than a page at each
  *             end. The kernel then merges them with their neighbours, and ends the file at the right byte; two
- *             writers that meet within a block, in one process or in two, both get their bytes. To read the
- *             block, merge and write it back ourselves would lose one of the two.
+ *             writers that meet within a page, in one process or in two, both get their bytes. To read the
+ *             block, merge and write it back ourselves would lose one of the two; so would a direct write to one
+ *             part of a page while the page cache holds another part of it, older. Where nothing may be staged the
+ *             caller has asked for direct writes of parts of pages, and gets them.
  *
  * A buffered file is one whose alignments are 1: everything goes in place.
  */
@@ -57,13 +59,14 @@ static run next_run(const gio_operation *operation, gio_cursor *cursor, uint64_t
 static void direct_range(const gio_operation *operation, const gio_limits *limits, uint64_t *first, uint64_t *last)
 {
     uint64_t begin = operation->offset, end = operation->offset + operation->length;
+    uint64_t unit = operation->staging == GIO_STAGE_NOTHING ? limits->offset_alignment : limits->ragged_bytes;
     *first = begin;
     *last = end;
-    if (operation->direction == GIO_READ)
+    if (operation->direction == GIO_READ || limits->offset_alignment == 1)
         return; /* a read of a whole block harms nobody: ragged ends of reads are staged */
-    if (begin % limits->offset_alignment)
+    if (begin % unit)
         *first = gio_min(gio_round_up(begin, limits->ragged_bytes), end);
-    if (end % limits->offset_alignment)
+    if (end % unit)
         *last = gio_max(gio_round_down(end, limits->ragged_bytes), *first);
 }
 

@@ -434,7 +434,9 @@ def test_data_at_any_offset(data_offset: int, folder: str, request: pytest.Fixtu
     path.write_bytes(npy_bytes(text.ljust(data_offset - start), version) + array.tobytes() + b"and more")
     loaded = gio.load(path)
     assert_same(loaded, array)
-    assert gio.is_aligned(loaded)
+    # On a page, or where it need not be copied: as far behind one as in the file.
+    place = loaded.__array_interface__["data"][0] % 4096
+    assert place in ({0} if data_offset % 16 else {0, data_offset % 4096, data_offset % 512})
     for shift in (0, 1, 512):
         out = gio.empty(array.size + shift, np.uint8)[shift:]
         gio.load(path, out)

@@ -138,8 +138,9 @@ def check(made: Plan, direction: int, segments: Segments, offset: int, staging: 
             low, high = piece.file_offset, piece.file_offset + piece.file_length
             head_end = -(-offset // limits.ragged) * limits.ragged
             tail_begin = (offset + end) // limits.ragged * limits.ragged
-            at_head = offset % limits.block != 0 and high <= head_end
-            at_tail = (offset + end) % limits.block != 0 and low >= tail_begin
+            unit = limits.block if staging == NOTHING else limits.ragged  # parts of pages go direct only if they must
+            at_head = offset % unit != 0 and high <= head_end
+            at_tail = (offset + end) % unit != 0 and low >= tail_begin
             assert at_head or at_tail
     if made.code == 0:
         assert position == end
@@ -216,7 +217,9 @@ def test_every_plan_keeps_the_rules(
     check(made, direction, segments, offset, staging, limits)
     if staging != NOTHING:
         assert made.code == 0
-    if is_aligned(segments, offset, limits) and staging != ALL:
+    whole_pages = offset % limits.ragged == total(segments) % limits.ragged == 0
+    in_place = staging == NOTHING or (staging == RAGGED_ONLY and (direction == READ or whole_pages))
+    if is_aligned(segments, offset, limits) and in_place:
         assert made.code == 0 and set(made.routes) <= {IN_PLACE}
         all_runs = len(runs(segments, 0, total(segments)))
         assert len(made.pieces) <= total(segments) // limits.request + all_runs // limits.segments + 1
@@ -321,19 +324,25 @@ def test_scattered_pages_fill_their_requests(most: int, request_bytes: int) -> N
         (0, 4 * PAGE, [4 * PAGE], [IN_PLACE]),
         (1, 100, [100], [RAGGED]),
         (0, 100, [100], [RAGGED]),
-        (512, 512, [512], [IN_PLACE]),
+        (512, 512, [512], [RAGGED]),
         (512, 513, [513], [RAGGED]),
         (511, 513, [513], [RAGGED]),
         (0, 4 * PAGE + 7, [4 * PAGE, 4 * PAGE + 7], [IN_PLACE, RAGGED]),
-        (0, 4 * PAGE + 512, [4 * PAGE + 512], [IN_PLACE]),
+        (0, 4 * PAGE + 512, [4 * PAGE, 4 * PAGE + 512], [IN_PLACE, RAGGED]),
         (0, 4 * PAGE + 519, [4 * PAGE, 4 * PAGE + 519], [IN_PLACE, RAGGED]),
-        (PAGE - 512, 3 * PAGE, [3 * PAGE], [IN_PLACE]),
+        (PAGE - 512, 3 * PAGE, [512, 2 * PAGE + 512, 3 * PAGE], [RAGGED, IN_PLACE, RAGGED]),
         (4090, 12, [6, 12], [RAGGED, RAGGED]),
     ],
 )
 def test_the_ends_of_a_write(offset: int, length: int, cuts: list[int], routes: list[int]) -> None:
     made = plan(WRITE, [(64 * PAGE, length)], offset)
     assert (made.cuts, made.routes) == (cuts, routes)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(512, 512), (0, 4 * PAGE + 512), (PAGE - 512, 3 * PAGE)])
+def test_parts_of_pages_go_direct_only_if_nothing_may_be_staged(offset: int, length: int) -> None:
+    made = plan(WRITE, [(64 * PAGE, length)], offset, NOTHING)
+    assert (made.cuts, made.routes) == ([length], [IN_PLACE])
 
 
 def test_a_ragged_head_puts_the_rest_of_the_memory_off_its_pages() -> None:

@@ -1,15 +1,20 @@
 """How an asyncio event loop learns that operations have finished, without a thread.
 
-One bridge serves one queue in one loop. While tasks of the loop await operations of the queue, two descriptors are
-watched by ``add_reader``: the ring's own, readable while completions stand in it unread, and an eventfd that the core
+One bridge serves one queue in one loop. From the first operation that a task of the loop awaits, two descriptors are
+watched by ``add_reader``: the ring's, readable while completions stand in it unread, and an eventfd that the core
 sets when somebody else (a waiting thread, the queue's own thread, a worker) was first to see an operation finish.
-Backends without a ring have the second only.
+Backends without a ring have the second only. They are watched until one of them stirs with nobody awaiting, or until
+the queue is closed.
+
+The ring is watched through a duplicate of its descriptor, which is the bridge's own: a loop goes on believing in a
+number that somebody else has closed, and would not notice when the number becomes another file's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Generator
@@ -23,16 +28,21 @@ if TYPE_CHECKING:
 
 
 class Bridge:
-    """Between one `CompletionQueue` and one event loop."""
+    """Between one `CompletionQueue` and one event loop. It keeps neither of them alive."""
 
     def __init__(self, queue: CompletionQueue, loop: asyncio.AbstractEventLoop) -> None:
-        self._queue = queue
+        self._queue = weakref.ref(queue)
         self._loop = weakref.ref(loop)
         self._awaited = 0
         self._looking = 0  # the thread that is looking for completions on the loop's behalf
-        self._watching: list[int] = []
+        self._watched: list[int] = []
+        ring = lib.gio_queue_poll_handle(queue._native)
+        self._ring = os.dup(ring) if ring >= 0 else -1
         place = ffi.new("gio_event **")
-        check(lib.gio_event_create(place), "making an event")
+        code = lib.gio_event_create(place)
+        if code:
+            self._close_ring()
+        check(code, "making an event")
         self._event = ffi.gc(place[0], lib.gio_event_free)
 
     @staticmethod
@@ -41,44 +51,47 @@ class Bridge:
         bridge = queue._bridges.get(loop)
         if bridge is None:
             bridge = queue._bridges[loop] = Bridge(queue, loop)
-            weakref.finalize(loop, _forget, weakref.ref(queue), bridge._event)
         return bridge
 
     def wait_for(self, operation: Operation, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
-        """Wait in a task until the operation's outcome is known. The descriptors are watched meanwhile."""
+        """Wait in a task until the operation's outcome is known."""
         future: asyncio.Future[None] = loop.create_future()
         self._awaited += 1
         try:
-            if not self._watching:
-                self._watch(loop)
+            if not self._watched:
+                self._watch(operation._queue, loop)
             operation._watch((self, future))
             yield from future
         finally:
             self._awaited -= 1
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        ring = lib.gio_queue_poll_handle(self._queue._native)
+    def _watch(self, queue: CompletionQueue, loop: asyncio.AbstractEventLoop) -> None:
         # Attended: where the ring itself is watched, the queue's thread need not wake up on our account.
-        check(lib.gio_queue_listen(self._queue._native, self._event, ring >= 0), "awaiting an operation")
-        self._watching = [handle for handle in (lib.gio_event_handle(self._event), ring) if handle >= 0]
-        for handle in self._watching:
+        check(lib.gio_queue_listen(queue._native, self._event, self._ring >= 0), "awaiting an operation")
+        self._watched = [handle for handle in (lib.gio_event_handle(self._event), self._ring) if handle >= 0]
+        for handle in self._watched:
             loop.add_reader(handle, self._on_readable)
 
     def _on_readable(self) -> None:
         lib.gio_event_clear(self._event)
-        if self._awaited == 0:  # nobody awaits any more: stop watching only now, for the next one may come at once
-            loop = self._loop()
-            for handle in self._watching:
-                if loop is not None:
-                    loop.remove_reader(handle)
-            self._watching = []
-            lib.gio_queue_unlisten(self._queue._native, self._event)
+        queue = self._queue()
+        if self._awaited == 0 or queue is None:  # only now: the next operation may be awaited at once
+            self._stop_watching()
             return
         self._looking = threading.get_ident()
         try:
-            self._queue._collect(self._event)
+            queue._collect(self._event)
         finally:
             self._looking = 0
+
+    def _stop_watching(self) -> None:
+        loop, queue = self._loop(), self._queue()
+        if loop is not None and not loop.is_closed():
+            for handle in self._watched:
+                loop.remove_reader(handle)
+        if queue is not None and self._watched:
+            lib.gio_queue_unlisten(queue._native, self._event)
+        self._watched = []
 
     def resolve(self, future: asyncio.Future[None]) -> None:
         """Wake the task that awaits `future`, from whichever thread this is."""
@@ -90,13 +103,29 @@ class Bridge:
             with contextlib.suppress(RuntimeError):  # the loop was closed with the task still waiting
                 loop.call_soon_threadsafe(_set, future)
 
+    def close(self) -> None:
+        """The queue is closed: stop watching, in the loop's own thread where it still runs."""
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # closed just now
+                loop.call_soon_threadsafe(self._finish)
+                return
+        self._finish()
+
+    def _finish(self) -> None:
+        self._stop_watching()
+        self._close_ring()
+
+    def _close_ring(self) -> None:
+        ring, self._ring = self._ring, -1
+        if ring >= 0:
+            os.close(ring)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_event"):
+            self._finish()
+
 
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _forget(queue: weakref.ref[CompletionQueue], event: Any) -> None:
-    living = queue()
-    if living is not None:
-        lib.gio_queue_unlisten(living._native, event)

@@ -82,7 +82,7 @@ class File:
         if preallocate is not None and create == lib.GIO_OPEN_TRUNCATE:
             create = lib.GIO_OPEN_OR_CREATE  # what it holds goes once the space is there
         self._queue = queue
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the file while the same thread waits in close
         self._closed = False
         self._untold: dict[int, Operation] = {}  # writes that failed, and nobody knows
         place, facts = ffi.new("gio_file **"), ffi.new("gio_file_facts *")
@@ -243,21 +243,25 @@ class File:
     @property
     def size(self) -> int:
         """The file's length in bytes, reserved space included."""
-        self._check_open()
         size = ffi.new("uint64_t *")
-        check(lib.gio_file_size(self._native, size), "asking for the size", self.name)
+        with self._lock:  # against being closed meanwhile, here and below
+            self._check_open()
+            check(lib.gio_file_size(self._native, size), "asking for the size", self.name)
         return int(size[0])
 
     def truncate(self, n: int) -> None:
         """Set the file's length to `n` bytes, once what is in flight has finished. Growing fills with zeros."""
-        n = self._checked_range(True, n, 0)
-        self._drain()
-        check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
+        with self._lock:
+            n = self._checked_range(True, n, 0)
+            self._drain()
+            check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
 
     def preallocate(self, n: int) -> None:
         """Make the file at least `n` bytes long with the space reserved, so that writing into it cannot run out of it.
 
-        `close` cuts what was not written. Where the file system cannot reserve, the length alone is set.
+        `close` cuts what was not written: behind what this file wrote to the byte, behind what somebody else wrote
+        into the space to the page. Where the file system cannot reserve, the length alone is set, and `close` knows
+        of this file's writes only.
 
         Raises
         ------
@@ -269,9 +273,10 @@ class File:
         fallocate(2) on Linux. Writing into reserved space is also faster than extending a file, which every system
         does one write after the other.
         """
-        n = self._checked_range(True, n, 0)
-        self._drain()
-        check(lib.gio_file_reserve(self._native, n, ffi.new("int32_t *")), f"reserving {n} bytes", self.name)
+        with self._lock:
+            n = self._checked_range(True, n, 0)
+            self._drain()
+            check(lib.gio_file_reserve(self._native, n, ffi.new("int32_t *")), f"reserving {n} bytes", self.name)
 
     def flush(self) -> None:
         """Wait for what is in flight, then bring the file to stable storage (fsync, FlushFileBuffers).
@@ -281,9 +286,10 @@ class File:
         OSError
             The system could not; data of earlier writes may be lost.
         """
-        self._check_open()
-        self._drain()
-        check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
+        with self._lock:
+            self._check_open()
+            self._drain()
+            check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
 
     def fileno(self) -> int:
         """The descriptor that transfers go through; opened with O_DIRECT if `direct`."""
@@ -325,11 +331,14 @@ class File:
         with self._lock:
             if self._released:
                 return
-            self._drain()
-            trimmed = lib.gio_file_trim(self._native)
-            while lib.gio_file_close(self._native) == lib.GIO_E_TIMEOUT:
-                self._drain()  # another thread submitted in the last moment
-            self._released = True
+            trimmed = lib.GIO_E_CLOSED
+            while not self._released:
+                self._drain()
+                if self._released:  # by a signal handler, meanwhile
+                    return
+                trimmed = lib.gio_file_trim(self._native)
+                # TIMEOUT: another thread submitted in the last moment
+                self._released = lib.gio_file_close(self._native) != lib.GIO_E_TIMEOUT
         self._raise_untold()
         check(trimmed, "cutting the file to what was written", self.name)
 

@@ -50,6 +50,8 @@ ENCODING: dict[Version, str] = {(1, 0): "latin1", (2, 0): "latin1", (3, 0): "utf
 # Where the data may begin: on a page, on the next one if the header needs more, else as numpy has it.
 DATA_OFFSETS = (4096, 8192)
 NUMPY_ALIGNMENT = 64
+# What any memory of numpy's has at least.
+MALLOC_ALIGNMENT = 16
 # np.load refuses longer headers unless it is told otherwise, and padding counts.
 NUMPY_HEADER_MAX = 10_000
 # Ours: thousands of fields fit, and parsing it stays far below a second.
@@ -302,7 +304,8 @@ def load(
     Returns
     -------
     ndarray
-        `out`, or a new writeable array on page-aligned memory with the file's shape, dtype and order.
+        `out`, or a new writeable array with the file's shape, dtype and order. It starts on a page if the data does so
+        in the file, as `save` sees to; else as far behind one as it does there, so that it need not be copied.
 
     Raises
     ------
@@ -317,7 +320,7 @@ def load(
     name = os.fsdecode(path)
     with open_file(name, "r", queue=queue) as file:
         header = _read_header(file, name)
-        array = _new_array(header, name) if out is None else _fitting(out, header, name)
+        array = _new_array(header, name, _place_in_block(file, header)) if out is None else _fitting(out, header, name)
         with (
             reporting(progress, header.nbytes, os.path.basename(name)) as report,
             _InFlight(report) as flight,
@@ -332,14 +335,25 @@ def load(
     return array
 
 
-def _new_array(header: _Header, name: str) -> Array:
+def _place_in_block(file: File, header: _Header) -> int:
+    """How far behind a block's start the data is to lie in memory: as far as in the file.
+
+    Then whole blocks come straight to where they belong. 0, a page's start, where that is no place for numbers.
+    """
+    place = header.data_offset % max(file.alignment, file.memory_alignment) if file.direct else 0
+    return place if place % MALLOC_ALIGNMENT == 0 else 0
+
+
+def _new_array(header: _Header, name: str, place: int) -> Array:
     order: Literal["C", "F"] = "F" if header.fortran_order else "C"
     try:
         if header.nbytes == 0:
             # No memory to align. And of the ways to make an array this one leaves items of no bytes alone.
             nothing: Array = np.ndarray(header.shape, header.dtype, order=order)
             return nothing
-        return pages.empty(header.shape, header.dtype, order=order, prefault=False)
+        memory = pages.empty(place + header.nbytes, np.uint8, prefault=False)
+        array: Array = np.ndarray(header.shape, header.dtype, memory, place, order=order)
+        return array
     except (ValueError, OverflowError) as error:
         raise _invalid(name, f"no array has shape {_short(header.shape)} and dtype {header.dtype}: {error}") from error
 
@@ -363,10 +377,11 @@ def _read_faulting(file: File, data: Bytes, offset: int, flight: _InFlight) -> N
     """Read into fresh memory: a piece's pages are faulted in while the pieces before it are read."""
     start, size = 0, FIRST_FAULTED_PIECE
     while start < data.size:
-        piece = data[start : start + size]
+        end = start + size - (offset + start + size) % pages.PAGE_SIZE  # the next piece begins with a page of the file
+        piece = data[start:end]
         pages.prefault(piece)
         flight.add(file.read_at(piece, offset + start))
-        start, size = start + size, min(2 * size, PIECE)
+        start, size = end, min(2 * size, PIECE)
 
 
 def _read_in_place(file: File, data: Bytes, offset: int, flight: _InFlight, *, watched: bool) -> None:

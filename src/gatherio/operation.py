@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
@@ -95,9 +96,11 @@ class Operation:
         self._buffers = None
 
     def _call_watchers(self) -> None:
-        with self._queue._lock:
-            watchers, self._watchers = self._watchers, None
-        for watcher in watchers or ():
+        while self._watchers:  # one by one, so that an exception in one of them leaves the others where they are
+            try:
+                watcher = self._watchers.pop(0)
+            except IndexError:  # another thread had the last one
+                return
             if isinstance(watcher, tuple):
                 watcher[0].resolve(watcher[1])
             else:
@@ -112,6 +115,8 @@ class Operation:
             _LOG.exception("exception calling callback for %r", self)
 
     def _watch(self, watcher: Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]) -> None:
+        if self._queue._pid != os.getpid():
+            raise error(lib.GIO_E_FORKED, f"watching the {self._doing()}", self._file.name)
         with self._queue._lock:
             if self._watchers is None:
                 self._watchers = [watcher]
@@ -176,6 +181,8 @@ class Operation:
         if self._outcome is None and not self._wait(timeout):
             raise TimeoutError(f"not finished within {timeout} s: {self._doing()}")
         code, transferred, _ = self._outcome  # type: ignore[misc]
+        if self._queue._hands_out:
+            self._queue._mark_told(self)
         if code == 0:
             return transferred
         raise self._exception()
@@ -184,6 +191,8 @@ class Operation:
         """Wait for the operation and return its exception, or None. Raises as `result` for cancelling and time."""
         if self._outcome is None and not self._wait(timeout):
             raise TimeoutError(f"not finished within {timeout} s: {self._doing()}")
+        if self._queue._hands_out:
+            self._queue._mark_told(self)
         if self._outcome is None or self._outcome[0] == 0:
             return None
         failure = self._exception()
@@ -209,7 +218,7 @@ class Operation:
     # -- cancelling and telling others -------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        """Ask for the operation to be dropped. False if it has finished already.
+        """Ask for the operation to be dropped. False if it has finished already, in another way than by `cancel`.
 
         True promises nothing: the outcome is the full result or CancelledError, and until it is known the arrays are
         the kernel's.
@@ -340,7 +349,7 @@ def wait(ops: Iterable[Operation], timeout: float | None = None, return_when: st
         newly = _finished(not_done)
         done |= newly
         not_done -= newly
-        failed = any(operation._outcome and operation._outcome[0] for operation in newly)
+        failed = any(operation._outcome[0] not in (0, lib.GIO_E_CANCELLED) for operation in newly if operation._outcome)
         if newly and (return_when == FIRST_COMPLETED or (return_when == FIRST_EXCEPTION and failed)):
             break
         if not not_done or is_over(deadline):

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import errno
 import itertools
+import logging
 import operator
 import os
 import threading
@@ -39,6 +40,7 @@ BACKENDS: Final[tuple[str, ...]] = tuple(
     ffi.string(name).decode() for name in itertools.takewhile(bool, map(lib.gio_backend_name, itertools.count()))
 )
 
+_LOG: Final = logging.getLogger("gatherio")
 _BATCH: Final = 256  # outcomes fetched in one call
 _SWEEP_BYTES: Final = 1 << 20  # operations this large are swept at the next submission, not by the hundred
 
@@ -172,7 +174,7 @@ class CompletionQueue:
         """Take over outcomes from the core; `asked` is the operation that somebody waits for, if any.
 
         In this order, so that an exception between any two steps (KeyboardInterrupt) loses nothing: the core tells an
-        outcome again until it is released, and an operation takes it twice without harm.
+        outcome again until it is released, and to be told twice does no harm until the operation is let go of.
         """
         for i in range(count):
             row = rows[i]
@@ -180,14 +182,15 @@ class CompletionQueue:
                 operation = self._inflight.get(row.key)
                 if operation is None:
                     continue
+                if operation._outcome is None and self._hands_out:
+                    if operation is asked:
+                        self._told.add(operation)
+                    else:
+                        self._ready[row.key] = operation
                 operation._finish(row.code, row.transferred, row.in_place)
-                if self._hands_out and operation is asked:
-                    self._told.add(operation)
-                elif self._hands_out:
-                    self._ready[row.key] = operation
-                self._inflight.pop(row.key, None)
             if operation._watchers is not None:
                 operation._call_watchers()
+            self._inflight.pop(row.key, None)
         lib.gio_queue_release(self._native, rows, count)
 
     def _collect(self, listener: Any = ffi.NULL) -> None:
@@ -201,8 +204,16 @@ class CompletionQueue:
             if count[0] < _BATCH:
                 return
 
+    def _mark_told(self, operation: Operation) -> None:
+        """Somebody knows the outcome: keep the operation for `get` only as long as anybody holds it."""
+        with self._lock:
+            if self._ready.pop(operation._key, None) is not None:
+                self._told.add(operation)
+
     def _sweep(self, nbytes: int) -> None:
         """Let go of what finished and nobody asked for, now and then, so that dropped operations do not pile up."""
+        if self._watched:
+            return  # it would call callbacks in the middle of a submission; their own thread is at work
         if nbytes >= _SWEEP_BYTES or len(self._inflight) >= self._sweep_at:
             self._collect()
             self._sweep_at = len(self._inflight) + _BATCH
@@ -259,12 +270,12 @@ class CompletionQueue:
             raise ValueError(f"max is a positive number of operations, not {max}")
         deadline = deadline_ns(timeout)
         while True:
-            if not self._closed:
-                self._collect()
+            closed = self._closed and not self._inflight
+            self._collect()
             found = self._take_finished(max)
             if found:
                 return found
-            if self._closed:
+            if closed:
                 raise ValueError("the completion queue is closed, and nothing is left in it")
             if is_over(deadline):
                 return []
@@ -317,6 +328,8 @@ class CompletionQueue:
             if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
                 break
         self._collect()
+        for bridge in list(self._bridges.values()):
+            bridge.close()
         check(code, "closing a completion queue")
 
     def __enter__(self) -> CompletionQueue:
@@ -348,7 +361,10 @@ def _attend(reference: weakref.ref[CompletionQueue]) -> None:
         while not queue._closed:
             lib.gio_event_wait(event, SLICE_NS)
             lib.gio_event_clear(event)
-            queue._collect()
+            try:
+                queue._collect()
+            except SystemExit:  # a callback's: it ends a thread, but not this one, for others wait for theirs
+                _LOG.exception("SystemExit in a callback")
             if queue._watched:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > 1:

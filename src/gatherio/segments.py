@@ -25,8 +25,9 @@ def checked(array: object) -> Array:
         raise TypeError(f"an array of Python objects cannot go to a file: dtype {array.dtype}")
     if not array.flags.c_contiguous:
         raise AlignmentError(
-            f"not C-contiguous: an array of shape {array.shape} and strides {array.strides}; "
-            "numpy.ascontiguousarray or gatherio.asaligned makes a copy that is"
+            f"not C-contiguous: an array of shape {array.shape} and strides {array.strides} at address "
+            f"{array.__array_interface__['data'][0]:#x}; numpy.ascontiguousarray makes a copy that is, and the "
+            "transpose (.T) of a Fortran-contiguous array is one without a copy"
         )
     return array
 
