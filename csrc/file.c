@@ -74,7 +74,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
 
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 {
-    uint64_t before = 0;
+    uint64_t before = 0, written_end, data_end;
     int32_t code = usable(file);
 
     *reserved = 0;
@@ -82,14 +82,17 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
         code = gio_os_file_size(file, &before);
     if (code || size == 0)
         return code;
+    gio_mutex_lock(&file->queue->mutex);
+    if (!file->reserved) /* until now the file's length told what was written */
+        file->written_end = gio_max(file->written_end, before);
+    written_end = gio_round_up(file->written_end, file->limits.ragged_bytes);
+    gio_mutex_unlock(&file->queue->mutex);
+    data_end = gio_os_file_data_end(file, written_end);
     code = gio_os_file_reserve(file, size, reserved);
     if (code == 0 && size > before) {
-        /* Does the new space show as unwritten? On tmpfs it does not. */
-        uint64_t fresh = gio_round_up(before, file->limits.ragged_bytes);
-        int shows = *reserved && gio_os_file_data_end(file, fresh) == fresh;
+        /* Does reserved space show as unwritten? On tmpfs it does once, and when it is reserved again not any more. */
+        int shows = *reserved && file->reserved != 2 && gio_os_file_data_end(file, written_end) == data_end;
         gio_mutex_lock(&file->queue->mutex);
-        if (!file->reserved) /* until now the file's length told what was written */
-            file->written_end = gio_max(file->written_end, before);
         file->reserved = shows ? 1 : 2;
         gio_mutex_unlock(&file->queue->mutex);
     }
