@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import os
+import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -336,3 +337,40 @@ def test_await_outside_a_loop(f: gio.File, queue: gio.CompletionQueue) -> None:
         with pytest.raises(RuntimeError, match="no running event loop"):
             operation.__await__().send(None)
     assert operation.result(FOREVER) == PAGE
+
+
+def test_a_closed_queue_leaves_nothing_in_the_loop(disk_dir: Path, backend: str) -> None:
+    """The number of a closed descriptor becomes another file's, which the loop must then watch as any other."""
+
+    async def use_a_queue() -> None:
+        with gio.CompletionQueue(backend=backend) as queue, gio.open(disk_dir / "file", "w+", queue=queue) as f:
+            assert await f.write_at(PAGE_DATA, 0) == PAGE
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await use_a_queue()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            await use_a_queue()
+            await asyncio.sleep(0)
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                ours.setblocking(False)
+                waiting = asyncio.ensure_future(loop.sock_recv(ours, 1))
+                await asyncio.sleep(0)
+                theirs.send(b"x")
+                assert await asyncio.wait_for(waiting, FOREVER) == b"x"
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+    asyncio.run(main())
+
+
+def test_awaited_operations_are_not_kept(f: gio.File, queue: gio.CompletionQueue) -> None:
+    async def main() -> None:
+        for i in range(300):
+            assert await f.write_at(PAGE_DATA, i * PAGE) == PAGE
+
+    asyncio.run(main())
+    gc.collect()
+    assert queue.get(0) == []

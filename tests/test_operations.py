@@ -634,3 +634,31 @@ def test_a_gather_keeps_its_segments(f: gio.File, queue: gio.CompletionQueue) ->
         let_go()
         assert operation.result(FOREVER) == 1100 * PAGE
     assert_same_bytes(Path(f.name).read_bytes(), words(0, 1100 * PAGE))  # type: ignore[arg-type]
+
+
+def test_callbacks_do_not_run_within_a_submission(f: gio.File) -> None:
+    lock = threading.Lock()
+    called = threading.Event()
+
+    def callback(_: gio.Operation) -> None:
+        with lock:
+            called.set()
+
+    with lock:
+        first = f.write_at(placed(words(0, MIB)), 0)
+        first.add_done_callback(callback) if not first.done() else called.set()
+        for i in range(1, 5):
+            f.write_at(placed(words(i * MIB, MIB)), i * MIB)
+    assert called.wait(FOREVER)
+
+
+def test_first_exception_is_not_a_cancellation(disk_dir: Path, backend: str) -> None:
+    with gio.CompletionQueue(1, backend=backend) as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
+        with fault(queue, "HOLD", count=1) as let_go:
+            running = f.write_at(placed(words(0, PAGE)), 0)
+            dropped = f.write_at(placed(words(PAGE, PAGE)), PAGE)
+            assert dropped.cancel()
+            done, not_done = gio.wait([running, dropped], 0.1, gio.FIRST_EXCEPTION)
+            assert (done, not_done) == ({dropped}, {running})
+            threading.Timer(0.1, let_go).start()
+            assert gio.wait([running, dropped], FOREVER, gio.FIRST_EXCEPTION).not_done == set()

@@ -417,3 +417,38 @@ def test_operations_that_nobody_waits_for_do_not_pile_up(tmpfs_dir: Path) -> Non
     assert at_most < 10_000
     assert (inflight, ready, told) == (0, 0, 0)
     assert growth < 4 * MIB
+
+
+def test_get_waits_for_what_is_in_flight_while_the_queue_closes(disk_dir: Path, backend: str) -> None:
+    queue = gio.CompletionQueue(backend=backend)
+    got: list[gio.Operation] = []
+    with gio.open(disk_dir / "file", "w", queue=queue) as f, fault(queue, "HOLD", count=1) as let_go:
+        operation = f.write_at(PAGE_DATA, 0)
+        getter = threading.Thread(target=lambda: got.extend(queue.get(FOREVER)))
+        closer = threading.Thread(target=queue.close)
+        getter.start()
+        closer.start()
+        while not queue.closed:
+            time.sleep(0.001)
+        getter.join(0.2)  # several looks of the getter
+        assert getter.is_alive()
+        let_go()
+        getter.join(FOREVER)
+        closer.join(FOREVER)
+    assert got == [operation]
+
+
+def test_small_unaligned_transfers_run_as_deep_as_the_queue(disk_dir: Path) -> None:
+    """They are staged, in buffers of their own: none waits for one of the few large ones."""
+    arrays = [placed(words(0, PAGE), shift=8) for _ in range(100)]
+    with gio.CompletionQueue(128, backend="uring") as queue, gio.open(disk_dir / "file", "w+", queue=queue) as f:
+        f.write_at(placed(words(0, 100 * PAGE)), 0).result()
+        if not f.direct:
+            pytest.fail("this folder is to be on a disk with direct I/O")
+        before = queue.stats()["reads"]
+        with fault(queue, "HOLD"):
+            operations = [f.read_at(array, i * PAGE) for i, array in enumerate(arrays)]
+            assert queue.stats()["reads"] - before == 100
+        gio.wait(operations)
+    for i, array in enumerate(arrays):
+        assert_same_bytes(array, words(i * PAGE, PAGE))
