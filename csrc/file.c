@@ -74,7 +74,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
 
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 {
-    uint64_t before = 0, written_end, data_end;
+    uint64_t before = 0;
     int32_t code = usable(file);
 
     *reserved = 0;
@@ -82,18 +82,12 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
         code = gio_os_file_size(file, &before);
     if (code || size == 0)
         return code;
-    gio_mutex_lock(&file->queue->mutex);
-    if (!file->reserved) /* until now the file's length told what was written */
-        file->written_end = gio_max(file->written_end, before);
-    written_end = gio_round_up(file->written_end, file->limits.ragged_bytes);
-    gio_mutex_unlock(&file->queue->mutex);
-    data_end = gio_os_file_data_end(file, written_end);
     code = gio_os_file_reserve(file, size, reserved);
     if (code == 0 && size > before) {
-        /* Does reserved space show as unwritten? On tmpfs it does once, and when it is reserved again not any more. */
-        int shows = *reserved && file->reserved != 2 && gio_os_file_data_end(file, written_end) == data_end;
         gio_mutex_lock(&file->queue->mutex);
-        file->reserved = shows ? 1 : 2;
+        if (!file->reserved) /* until now the file's length told what was written */
+            file->written_end = gio_max(file->written_end, before);
+        file->reserved = 1;
         gio_mutex_unlock(&file->queue->mutex);
     }
     return code;
@@ -107,13 +101,7 @@ int32_t gio_file_trim(gio_file *file)
         return code;
     gio_mutex_lock(&file->queue->mutex);
     end = file->reserved ? file->written_end : (uint64_t)INT64_MAX;
-    int others_can_be_seen = file->reserved == 1;
     gio_mutex_unlock(&file->queue->mutex);
-    if (others_can_be_seen) { /* somebody else may have written into the space as well */
-        uint64_t page_end = gio_round_up(end, file->limits.ragged_bytes);
-        uint64_t data_end = gio_os_file_data_end(file, page_end);
-        end = data_end > page_end ? data_end : end;
-    }
     code = gio_os_file_size(file, &size);
     if (code == 0 && size > end)
         code = gio_os_file_resize(file, end);

@@ -186,7 +186,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size);
 /* Makes the file at least `size` long with its space reserved, or fails having changed nothing. `*reserved` is 0
  * where the file system cannot reserve. Nothing of this file may be in flight. */
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
-/* Cuts the reserved space behind all that was written: through this gio_file to the byte, by others to the page. */
+/* Cuts what was reserved and never written through this gio_file; of other writers it does not know. */
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */

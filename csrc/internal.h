@@ -110,7 +110,7 @@ struct gio_file {
     uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
     gio_operation *ragged_waiting; /* one that waits for `partial` to fall to 0; no more of those start meanwhile */
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
-    int32_t reserved;        /* space behind written_end; 1: which the system tells from written space, 2: which it does not */
+    int32_t reserved;        /* there is space behind written_end that nobody has written to */
     int32_t closed;
 };
 
@@ -236,8 +236,6 @@ int32_t gio_os_file_size(gio_file *file, uint64_t *size);
 int32_t gio_os_file_resize(gio_file *file, uint64_t size);
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
-/* Where the last written byte at or behind `from` may be, in whole pages; `from` itself when there is none. */
-uint64_t gio_os_file_data_end(gio_file *file, uint64_t from);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
 /* Does one request in the calling thread. Returns bytes, or a negative code. */
 int64_t gio_os_transfer(const gio_request *request);

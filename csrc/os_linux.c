@@ -413,19 +413,6 @@ int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
     return (uint64_t)before.st_size < size ? gio_os_file_resize(file, size) : 0;
 }
 
-/* Reserved space that nobody has written to counts as a hole (lseek(2), SEEK_DATA). */
-uint64_t gio_os_file_data_end(gio_file *file, uint64_t from)
-{
-    uint64_t end = from;
-    for (off_t data; (data = lseek((int)file->buffered_handle, (off_t)end, SEEK_DATA)) >= 0;) {
-        off_t hole = lseek((int)file->buffered_handle, data, SEEK_HOLE);
-        if (hole <= data)
-            break;
-        end = (uint64_t)hole;
-    }
-    return end;
-}
-
 int32_t gio_os_file_flush(gio_file *file)
 {
     int result;

@@ -244,6 +244,7 @@ class File:
     def size(self) -> int:
         """The file's length in bytes, reserved space included."""
         size = ffi.new("uint64_t *")
+        self._check_open()
         with self._lock:  # against being closed meanwhile, here and below
             self._check_open()
             check(lib.gio_file_size(self._native, size), "asking for the size", self.name)
@@ -251,17 +252,18 @@ class File:
 
     def truncate(self, n: int) -> None:
         """Set the file's length to `n` bytes, once what is in flight has finished. Growing fills with zeros."""
+        n = self._checked_range(True, n, 0)
         with self._lock:
-            n = self._checked_range(True, n, 0)
+            self._check_open()
             self._drain()
             check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
 
     def preallocate(self, n: int) -> None:
         """Make the file at least `n` bytes long with the space reserved, so that writing into it cannot run out of it.
 
-        `close` cuts what was not written: behind what this file wrote to the byte, behind what somebody else wrote
-        into the space to the page. Where the file system cannot reserve, the length alone is set, and `close` knows
-        of this file's writes only.
+        `close` cuts what this object has not written. It knows of no other writer: who writes to one file through
+        several objects or processes reserves with one of them, and there sets the length with `truncate` before
+        it is closed. Where the file system cannot reserve, the length alone is set.
 
         Raises
         ------
@@ -273,8 +275,9 @@ class File:
         fallocate(2) on Linux. Writing into reserved space is also faster than extending a file, which every system
         does one write after the other.
         """
+        n = self._checked_range(True, n, 0)
         with self._lock:
-            n = self._checked_range(True, n, 0)
+            self._check_open()
             self._drain()
             check(lib.gio_file_reserve(self._native, n, ffi.new("int32_t *")), f"reserving {n} bytes", self.name)
 
@@ -286,6 +289,7 @@ class File:
         OSError
             The system could not; data of earlier writes may be lost.
         """
+        self._check_open()
         with self._lock:
             self._check_open()
             self._drain()
