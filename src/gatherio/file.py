@@ -137,8 +137,11 @@ class File:
 
         Notes
         -----
-        pwritev2(2) with IORING_OP_WRITEV on Linux, WriteFileGather on Windows. Neighbours in memory are joined and
-        go as plain writes.
+        IORING_OP_WRITEV or pwritev2(2) on Linux. Neighbours in memory are joined and go as plain writes.
+
+        Ends that are no whole pages go through the page cache, so that two writers may meet anywhere. Not so with
+        ``copy=False``, where `alignment` is less than a page: keep to whole pages there if somebody else, through
+        another file object, writes to the same page at the same time.
         """
         return self._many(True, arrays, offset, copy)
 
