@@ -146,3 +146,13 @@ def test_the_schema_is_checked(measure: ModuleType, break_it: Any) -> None:
     break_it(document)
     with pytest.raises(ValueError, match="expected"):
         measure.check_schema(document)
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'gatherio[bench]'")
+    documents = sorted((BENCHMARKS / "results").glob("*.json"))
+    assert len(documents) == 2
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, str(BENCHMARKS / "plot.py"), *map(str, documents), "-o", str(picture)]
+    subprocess.run(command, check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
