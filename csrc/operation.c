@@ -436,9 +436,12 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
 /* One piece of each waiting operation in turn, until there is no room or each of them has to wait. */
 static int start_backlog(gio_queue *queue)
 {
-    enum { LOOKS = 32 }; /* the list is turned at each look, so that the next time others are looked at */
+    /* The list is turned at each look, so that the next time, at the next completion, others are looked at. With nothing
+     * in flight there will be none: then all are. */
+    enum { LOOKS = 32 };
     int any = 0;
-    for (uint64_t passed = 0; passed < queue->backlog.count && passed < LOOKS;) {
+    for (uint64_t passed = 0;
+         passed < queue->backlog.count && (passed < LOOKS || queue->bytes_in_flight == 0);) {
         if (queue->free_requests == NULL ||
             (queue->bytes_in_flight != 0 && queue->bytes_in_flight >= queue->bytes_in_flight_max))
             break;

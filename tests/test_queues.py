@@ -452,3 +452,22 @@ def test_small_unaligned_transfers_run_as_deep_as_the_queue(disk_dir: Path) -> N
         gio.wait(operations)
     for i, array in enumerate(arrays):
         assert_same_bytes(array, words(i * PAGE, PAGE))
+
+
+@pytest.mark.parametrize("others", [50, 300, 700])
+def test_a_ragged_write_among_many_that_wait_for_it(disk_dir: Path, others: int) -> None:
+    """Writes of single blocks wait until the ragged one is over, however far behind them it stands; nobody waits."""
+    with gio.CompletionQueue(8, backend="threads") as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
+        if f.alignment >= PAGE:
+            pytest.fail("this folder is to be on a disk with blocks of less than a page")
+        block = placed(words(0, 512))
+        with fault(queue, "HOLD", count=1) as let_go:
+            f.write_gather([block], 512)
+            f.write_at(placed(words(0, 100)), 0)
+            for i in range(others):
+                f.write_gather([block], (2 * i + 3) * 512)
+            let_go()
+        deadline = time.monotonic() + FOREVER
+        while queue.stats()["finished"] < others + 2 and time.monotonic() < deadline:
+            time.sleep(0.01)  # stats() only looks
+        assert queue.stats()["finished"] == others + 2
