@@ -86,6 +86,9 @@ def prefault(array: Array) -> None:
         raise MemoryError(f"cannot fault in {array.nbytes} bytes: {describe(code)}")
 
 
+_fault_in: Final = prefault  # where a parameter has the other name
+
+
 def empty(
     shape: Shape,
     dtype: npt.DTypeLike = float,
@@ -139,7 +142,7 @@ def empty(
         raise AllocationError(f"an array of shape {sizes} and dtype {kind} is larger than any address space")
     memory = _pages(nbytes, huge_pages)
     if prefault and nbytes:
-        globals()["prefault"](memory[:nbytes])
+        _fault_in(memory[:nbytes])
     array: Array = np.ndarray(sizes, kind, memory, order=order)
     return array
 
