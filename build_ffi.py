@@ -15,7 +15,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent
 
 SHARED = ["plan.c", "operation.c", "queue.c", "file.c", "backend_sync.c"]
-LINUX = ["backend_uring.c", "backend_threads.c", "os_linux.c"]
+LINUX = ["backend_uring.c", "backend_threads.c", "os_linux.c", "mapping_linux.c"]
 
 
 def cdef_region(header: str) -> str:

@@ -111,7 +111,9 @@ LAYERS = [
     {"_version", "errors", "_native", "_progress"},
     {"pages", "segments"},
     {"asyncio_bridge", "file", "operation", "queue"},
-    {"info", "npy"},
+    {"info", "npy", "sections"},
+    {"records"},
+    {"mapping"},
     {"__init__"},
     {"_measure", "_report", "_demo_phases", "demo", "_demo_report", "__main__"},
 ]

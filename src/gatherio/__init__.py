@@ -16,6 +16,7 @@ from ._version import __version__
 from .errors import AlignmentError, CancelledError, PoolError, TimeoutError
 from .file import File, open
 from .info import info
+from .mapping import Mapping
 from .npy import load, save
 from .operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operation, as_completed, wait
 from .pages import Pool, asaligned, empty, empty_like, full, is_aligned, prefault, zeros
@@ -30,6 +31,7 @@ __all__ = [
     "CancelledError",
     "CompletionQueue",
     "File",
+    "Mapping",
     "Operation",
     "Pool",
     "PoolError",

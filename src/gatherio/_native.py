@@ -21,6 +21,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_UNTOLD: "this file system keeps its files in memory and has no direct I/O",
     lib.GIO_E_NOT_ASKED: "buffered as asked (direct=False)",
     lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
+    lib.GIO_E_MAPPED: "the file cannot become shorter than it is mapped: close the mapping and drop its arrays first",
+    lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
 }
 
 
@@ -29,6 +31,8 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_UNTOLD: errno.EINVAL,
     lib.GIO_E_COARSE: errno.EINVAL,
     lib.GIO_E_TOO_OLD: errno.ENOSYS,
+    lib.GIO_E_MAPPED: errno.EBUSY,
+    lib.GIO_E_SHRUNK: errno.EIO,
 }
 
 
