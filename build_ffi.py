@@ -14,8 +14,8 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent
 
-SHARED = ["plan.c", "operation.c", "queue.c", "file.c", "backend_sync.c"]
-LINUX = ["backend_uring.c", "backend_threads.c", "os_linux.c", "mapping_linux.c"]
+SHARED = ["plan.c", "operation.c", "queue.c", "file.c", "locks.c", "backend_sync.c"]
+LINUX = ["backend_uring.c", "backend_threads.c", "os_linux.c", "locks_linux.c", "mapping_linux.c"]
 
 
 def cdef_region(header: str) -> str:

@@ -37,7 +37,9 @@ enum {
     GIO_E_MAPPED = 0x2000000d,      /* the file would become shorter than this process has mapped it */
     GIO_E_SHRUNK = 0x2000000e,      /* a mapped file has become shorter than the range */
     GIO_E_EMPTY = 0x2000000f,       /* an empty file cannot be mapped */
-    GIO_E_BEYOND = 0x20000010       /* beyond the end of what there is to map */
+    GIO_E_BEYOND = 0x20000010,      /* beyond the end of what there is to map */
+    GIO_E_LOCKED = 0x20000011,      /* a lock on this range is in the way */
+    GIO_E_NOT_LOCKED = 0x20000012   /* there is no lock of exactly this range */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1 };
@@ -193,6 +195,13 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 /* Cuts what was reserved and never written through this gio_file; of other writers it does not know. */
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
+/* Locks on ranges of bytes, which may lie anywhere below 2^64. LOCKED when another one is in the way; they do not wait.
+ * Unlocking names the exact range; `id` 0 is any lock of it. They go with the file. Operations and gio_file_resize ask
+ * for the locks of others, unless told not to. */
+int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive, uint64_t *id);
+int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64_t id);
+void gio_file_honor_locks(gio_file *file, int32_t honors);
+void gio_file_forked(gio_file *file); /* in a forked child: the locks are the parent's alone */
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */
 int32_t gio_file_close(gio_file *file);
 void gio_file_free(gio_file *file);

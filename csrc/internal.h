@@ -99,6 +99,11 @@ typedef struct gio_request {
     int64_t result;           /* of the last start: bytes, or a negative code */
 } gio_request;
 
+typedef struct {
+    uint64_t id, offset, length;
+    int32_t exclusive;
+} gio_lock;
+
 struct gio_file {
     gio_queue *queue;
     int64_t handle;          /* for transfers */
@@ -112,6 +117,10 @@ struct gio_file {
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
     int32_t reserved;        /* there is space behind written_end that nobody has written to */
     int32_t closed;
+    int32_t ignores_locks;   /* of others */
+    int64_t lock_handle;     /* where the system has the locks of this file; -1: none yet */
+    gio_lock *locks;
+    uint64_t lock_count, lock_room, lock_ids;
 };
 
 /* ---- plan.c: pure -------------------------------------------------------------------------------------- */
@@ -237,6 +246,14 @@ int32_t gio_os_file_resize(gio_file *file, uint64_t size);
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
+/* locks.c, and the system's part in locks_*.c. Lock held. */
+int gio_lock_meets(const gio_lock *lock, uint64_t offset, uint64_t length);
+int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length); /* 0, LOCKED or a code */
+int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive);
+int32_t gio_os_unlock(gio_file *file, const gio_lock *lock); /* which is no longer in the table */
+int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length);
+void gio_os_locks_close(gio_file *file, int32_t forked);
+
 /* Does one request in the calling thread. Returns bytes, or a negative code. */
 int64_t gio_os_transfer(const gio_request *request);
 

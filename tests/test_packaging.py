@@ -110,7 +110,7 @@ def test_the_wheel_imports(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
 LAYERS = [
     {"_version", "errors", "_native", "_progress"},
     {"pages", "segments"},
-    {"asyncio_bridge", "file", "operation", "queue"},
+    {"asyncio_bridge", "file", "locks", "operation", "queue"},
     {"info", "npy", "sections"},
     {"records"},
     {"mapping"},

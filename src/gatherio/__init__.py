@@ -13,9 +13,10 @@ that need not be, and the CPU stays free.
 """
 
 from ._version import __version__
-from .errors import AlignmentError, CancelledError, PoolError, TimeoutError
+from .errors import AlignmentError, CancelledError, LockedError, NotLockedError, PoolError, TimeoutError
 from .file import File, open
 from .info import info
+from .locks import Lock
 from .mapping import Mapping
 from .npy import load, save
 from .operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operation, as_completed, wait
@@ -31,7 +32,10 @@ __all__ = [
     "CancelledError",
     "CompletionQueue",
     "File",
+    "Lock",
+    "LockedError",
     "Mapping",
+    "NotLockedError",
     "Operation",
     "Pool",
     "PoolError",

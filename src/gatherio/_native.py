@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from gatherio import _gatherio  # type: ignore[attr-defined]
 
+from .errors import LockedError, NotLockedError
+
 ffi: Final[Any] = _gatherio.ffi
 lib: Final[Any] = _gatherio.lib
 
@@ -22,6 +24,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_NOT_ASKED: "buffered as asked (direct=False)",
     lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
     lib.GIO_E_MAPPED: "the file cannot become shorter than it is mapped: close the mapping and drop its arrays first",
+    lib.GIO_E_LOCKED: "a lock on the range, or on a part of it, is in the way",
+    lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
 }
 
@@ -33,7 +37,10 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_TOO_OLD: errno.ENOSYS,
     lib.GIO_E_MAPPED: errno.EBUSY,
     lib.GIO_E_SHRUNK: errno.EIO,
+    lib.GIO_E_LOCKED: errno.EACCES,
+    lib.GIO_E_NOT_LOCKED: errno.EINVAL,
 }
+_KINDS: Final[dict[int, type[OSError]]] = {lib.GIO_E_LOCKED: LockedError, lib.GIO_E_NOT_LOCKED: NotLockedError}
 
 
 def describe(code: int) -> str:
@@ -65,7 +72,8 @@ def error(code: int, doing: str, path: object = None) -> Exception:
     if number == errno.EBADF:  # a descriptor opened for the other direction; Windows says access denied
         number = errno.EACCES
     text = f"{describe(code)} ({doing})"
-    return OSError(number, text) if path is None else OSError(number, text, path)
+    kind = _KINDS.get(code, OSError)
+    return kind(number, text) if path is None else kind(number, text, path)
 
 
 def check(code: int, doing: str, path: object = None) -> None:
