@@ -49,6 +49,8 @@ void gio_system(gio_system_facts *facts)
     facts->allocation_granularity = page;
     facts->huge_page_size = HUGE_PAGE_BYTES;
     facts->max_segments = 1024; /* IOV_MAX; one more and the call is EINVAL */
+    facts->buffered_segments = 1024;
+    facts->segment_unit = 1;
     facts->max_request_bytes = gio_round_down(0x7ffff000, page); /* MAX_RW_COUNT: more is cut short */
 }
 
@@ -190,6 +192,13 @@ uint64_t gio_fork_count(void)
 
 int gio_code_is_transient(int32_t code) { return code == EINTR || code == EAGAIN; }
 int gio_code_is_cancelled(int32_t code) { return code == ECANCELED; }
+
+int gio_code_is_shortage(int32_t code)
+{
+    (void)code; /* io_uring says EAGAIN, and means the moment */
+    return 0;
+}
+
 int32_t gio_code_no_memory(void) { return ENOMEM; }
 int32_t gio_code_invalid(void) { return EINVAL; }
 int32_t gio_code_cancelled(void) { return ECANCELED; }
@@ -348,6 +357,7 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
         return code;
     }
     facts->created = created;
+    file->writes_through = durable; /* O_DSYNC */
     file->buffered_handle = ordinary;
     file->handle = facts->handle = around >= 0 ? around : ordinary;
     return 0;
