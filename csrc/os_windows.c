@@ -39,7 +39,7 @@ void gio_system(gio_system_facts *facts)
     facts->page_size = system.dwPageSize;
     facts->allocation_granularity = system.dwAllocationGranularity;
     facts->huge_page_size = GetLargePageMinimum();
-    facts->max_segments = 4096;   /* no limit is documented; every page of a request is locked, so keep it modest */
+    facts->max_segments = 1024;   /* no limit is documented; every page of a request is locked, so keep it modest */
     facts->buffered_segments = 1; /* gather and scatter are for unbuffered handles */
     facts->segment_unit = system.dwPageSize;
     facts->max_request_bytes = gio_round_down(0x7fffffff, system.dwPageSize); /* a DWORD, and .NET's limit */

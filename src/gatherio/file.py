@@ -277,8 +277,9 @@ class File:
         Notes
         -----
         fallocate(2) on Linux; FILE_ALLOCATION_INFO on Windows, and SetFileValidData where the user holds
-        SE_MANAGE_VOLUME_NAME, in which case what has not been written yet shows what was on the disk before. Writing into
-        reserved space is also faster than extending a file, which every system does one write after the other.
+        SE_MANAGE_VOLUME_NAME, in which case what has not been written yet shows what was on the disk before.
+        Writing into reserved space is also faster than extending a file, which every system does one write after
+        the other.
         """
         n = self._checked_range(True, n, 0)
         with self._lock:
