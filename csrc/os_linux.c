@@ -441,21 +441,23 @@ void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length)
 
 /* ---- transfers in the calling thread -------------------------------------------------------------------- */
 
+/* By number, for musl has their names since 1.2.5 only. The 0 behind the offset is its upper half, of 32-bit systems. */
+
 int64_t gio_os_transfer(const gio_request *request)
 {
     const struct iovec *vector = (const struct iovec *)&request->segments[request->segment_first];
     int count = (int)(request->segment_count - request->segment_first);
     int fd = (int)gio_request_handle(request);
     off_t offset = (off_t)(request->piece.file_offset + request->from);
-    ssize_t result;
+    long result;
 
     if (request->verb == GIO_WRITE_BACK)
         result = sync_file_range(fd, (off_t)request->piece.file_offset, (off_t)request->piece.file_length,
                                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
     else if (request->operation->direction == GIO_WRITE)
-        result = pwritev2(fd, vector, count, offset, request->operation->file->durable ? RWF_DSYNC : 0);
+        result = syscall(SYS_pwritev2, fd, vector, count, offset, 0, request->operation->file->durable ? RWF_DSYNC : 0);
     else
-        result = preadv2(fd, vector, count, offset, 0);
+        result = syscall(SYS_preadv2, fd, vector, count, offset, 0, 0);
     return result < 0 ? -(int64_t)errno : result;
 }
 
