@@ -8,6 +8,8 @@ bits that tells one writing from another.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -29,6 +31,38 @@ PAGE = PAGE_SIZE
 FOREVER = 60.0  # seconds: for waits that end at once unless something is broken
 
 Array = np.ndarray[Any, Any]
+
+# --- systems ---
+
+ON_WINDOWS = sys.platform == "win32"
+ON_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+BACKENDS = ["iocp", "sync"] if ON_WINDOWS else ["uring", "threads", "sync"]
+BEST_BACKEND = BACKENDS[0]
+
+LACKING = ("not on Windows: ", "not under Wine: ")  # how the reason of a skip begins that is none of our making
+
+
+def not_on_windows(reason: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Windows does not have."""
+    return pytest.mark.skipif(ON_WINDOWS, reason=f"not on Windows: {reason}")
+
+
+def not_under_wine(reason: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Windows has and Wine lacks."""
+    return pytest.mark.skipif(ON_WINE, reason=f"not under Wine: {reason}")
+
+
+def skip_on_windows(reason: str) -> None:
+    """The same in the middle of a test or a fixture."""
+    if ON_WINDOWS:
+        pytest.skip(f"not on Windows: {reason}")
+
+
+def thread_count() -> int:
+    """How many threads this process has, those of C included."""
+    if not ON_WINDOWS:
+        return len(os.listdir("/proc/self/task"))
+    return _windows_thread_count()
 
 
 # --- data ---
@@ -80,9 +114,32 @@ def assert_same_bytes(found: bytes | Array, expected: bytes | Array, start: int 
 
 # --- rare states, by the fault points of the core ---
 
+# What Windows says where Linux says this errno.
+_WINDOWS_CODES = {
+    errno.EIO: 1117,  # ERROR_IO_DEVICE
+    errno.ENOSPC: 112,  # ERROR_DISK_FULL
+    errno.EINTR: 1237,  # ERROR_RETRY
+    errno.EAGAIN: 1237,
+    errno.ECANCELED: 995,  # ERROR_OPERATION_ABORTED
+    errno.EINVAL: 87,  # ERROR_INVALID_PARAMETER
+    errno.ENOMEM: 8,  # ERROR_NOT_ENOUGH_MEMORY
+    errno.EACCES: 5,  # ERROR_ACCESS_DENIED
+    errno.EBADF: 5,  # of a handle opened for the other direction
+    errno.EFBIG: 223,  # ERROR_FILE_TOO_LARGE
+    errno.EPERM: 1314,  # ERROR_PRIVILEGE_NOT_HELD
+    0: 0,
+}
+
+
+def native_code(number: int) -> int:
+    """The system's own code for an errno."""
+    return _WINDOWS_CODES[number] if ON_WINDOWS else number
+
 
 def set_fault(queue: gio.CompletionQueue, kind: str, after: int = 0, count: int = 2**62, value: int = 0) -> None:
-    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL or HOLD."""
+    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL (an errno) or HOLD."""
+    if kind == "FAIL":
+        value = native_code(value)
     assert lib.gio_queue_fault(queue._native, getattr(lib, f"GIO_FAULT_{kind}"), after, count, value) == 0
 
 
@@ -135,3 +192,26 @@ def run_python(
 def strace(log: Path, *options: str) -> list[str]:
     """A command prefix: strace of a process and all its threads, into `log`."""
     return [require("strace", "strace"), "-f", "-qq", "-s", "256", "-o", str(log), *options]
+
+
+if sys.platform == "win32":
+
+    class _ThreadEntry(ctypes.Structure):
+        """THREADENTRY32 of <tlhelp32.h>."""
+
+        _fields_ = [
+            (name, ctypes.c_uint32)
+            for name in ("size", "usage", "thread", "process", "priority", "priority_change", "flags")
+        ]
+
+    def _windows_thread_count() -> int:
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.CreateToolhelp32Snapshot.restype = ctypes.c_void_p
+        snapshot = ctypes.c_void_p(kernel.CreateToolhelp32Snapshot(4, 0))  # TH32CS_SNAPTHREAD
+        entry = _ThreadEntry(size=ctypes.sizeof(_ThreadEntry))
+        count, more = 0, kernel.Thread32First(snapshot, ctypes.byref(entry))
+        while more:
+            count += entry.process == os.getpid()
+            more = kernel.Thread32Next(snapshot, ctypes.byref(entry))
+        kernel.CloseHandle(snapshot)
+        return count
