@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 GCC = "x86_64-w64-mingw32-gcc"
 DLLTOOL = "x86_64-w64-mingw32-dlltool"
+WINDRES = "x86_64-w64-mingw32-windres"
 
 WINDOWS_WHEELS = [
     *("--platform=win_amd64", "--python-version=3.11", "--implementation=cp"),
@@ -169,8 +170,11 @@ def make_import_library(path: Path, dll: str, exported: dict[str, str]) -> None:
 def make_python_exe(bed: Bed, exported: dict[str, str]) -> None:
     bed.libs.mkdir()
     make_import_library(bed.libs / "libpython311.a", "python311.dll", exported)
-    target = ["-o", bed.python / "python.exe"]
-    run(GCC, "-O2", "-Wall", "-Wextra", "-s", "-municode", *target, HERE / "python.c", f"-L{bed.libs}", "-lpython311")
+    manifest, resources = HERE / "python.manifest", bed.libs / "python.res"
+    (bed.libs / "python.rc").write_text(f'1 24 "{manifest}"\n')  # 1: of the program itself; 24: a manifest
+    run(WINDRES, "--output-format=coff", bed.libs / "python.rc", resources)
+    target = ["-municode", "-s", "-o", bed.python / "python.exe"]
+    run(GCC, "-O2", "-Wall", "-Wextra", *target, HERE / "python.c", resources, f"-L{bed.libs}", "-lpython311")
 
 
 def make_python3_dll(bed: Bed, exported: dict[str, str]) -> None:

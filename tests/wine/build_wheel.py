@@ -9,6 +9,7 @@ Everything is made from the sdist, so what that forgets is missed here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shutil
@@ -40,7 +41,7 @@ def main() -> None:
         check_imports(module)
         setup(source, "bdist_wheel", "--skip-build", "--plat-name=win_amd64", f"--dist-dir={temp}")
         (wheel,) = Path(temp).glob(f"*-{TAG}.whl")
-        print(shutil.copy(wheel, out))
+        shutil.copy(wheel, out)
 
 
 def unpacked_sdist(tree: Path, temp: Path) -> Path:
@@ -64,7 +65,8 @@ def compile_module(source: Path, include: Path, libs: Path, target: Path) -> Non
     sys.path.insert(0, str(source))
     build_ffi = importlib.import_module("build_ffi")
     glue = source / "_gatherio.c"
-    build_ffi.builder("win32").emit_c_code(str(glue))
+    with contextlib.redirect_stdout(None):  # it would say that it does
+        build_ffi.builder("win32").emit_c_code(str(glue))
     files = [glue, *(source / "csrc" / name for name in build_ffi.sources("win32"))]
     objects = [source / f"{file.stem}.o" for file in files]
     for file, made in zip(files, objects, strict=True):

@@ -26,7 +26,10 @@ from cache import Lock, cache_folder, hash_of, in_use, kept, remove, remove_olde
 
 ROOT = HERE.parent.parent
 
-BED_IS_MADE_FROM = ["windows.lock", "tools.lock", "build_bed.py", "sitecustomize.py", "python.c", "pyconfig.h"]
+BED_IS_MADE_FROM = [
+    *("windows.lock", "tools.lock", "build_bed.py", "sitecustomize.py"),
+    *("python.c", "python.manifest", "pyconfig.h"),
+]
 WHEEL_IS_MADE_FROM = [
     *("pyproject.toml", "setup.py", "build_ffi.py", "MANIFEST.in", "README.md", "LICENSE", "csrc", "src"),
     "tests/wine/build_wheel.py",
@@ -54,7 +57,9 @@ def main() -> int:
         if command == "wheel":
             return copy_wheel(environment, args)
         if command == "run":
-            args = ["-m", "pytest", *pytest_settings(bed), *(args or [str(ROOT / "tests")])]
+            if not args:
+                os.chdir(ROOT)  # where pytest finds the tests by its settings
+            args = ["-m", "pytest", *pytest_settings(bed), *args]
         return run_python(bed, environment / "Scripts" / "python.exe", args)
 
 
@@ -157,7 +162,6 @@ def pytest_settings(bed: Bed) -> list[str]:
     return [
         f"--rootdir={windows_path(ROOT)}",
         f"--config-file={windows_path(ROOT / 'pyproject.toml')}",
-        "--override-ini=timeout_method=thread",  # there is no SIGALRM
         f"--override-ini=cache_dir={windows_path(bed.folder / 'pytest_cache')}",  # Linux's results stay Linux's
     ]
 
