@@ -185,10 +185,10 @@ def windows_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     shutil.rmtree(folder)
 
 
-def _wine(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess.CompletedProcess[str]:
     env = {
         "WINEPREFIX": str(folder / "prefix"),
-        "WINEDEBUG": "-all",
+        "WINEDEBUG": debug,
         "WINEDLLOVERRIDES": "mscoree=;mshtml=",
         "DISPLAY": "",
     }
@@ -208,6 +208,26 @@ def test_a_check_that_fails_on_windows_is_seen(windows_programs: Path, disk_dir:
     done = _wine(windows_programs, "wine", windows_programs / "test_core.exe", f"Z:{disk_dir}/missing", "iocp", "open")
     assert done.returncode == 1
     assert "test_core.c:" in done.stdout
+
+
+def test_the_calls_as_wine_sees_them(windows_programs: Path, disk_dir: Path) -> None:
+    """2500 separate pages are written, and read back, by calls with a list of pages; seen from outside, in Wine's trace
+    of calls between DLLs. What the lists hold is in test_windows.py."""
+    names = "KERNEL32.WriteFileGather;KERNEL32.ReadFileScatter"
+    done = _wine(
+        windows_programs, "wine", "reg", "add", "HKCU\\Software\\Wine\\Debug", "/v", "RelayInclude", "/d", names
+    )
+    assert done.returncode == 0, done.stdout
+    program = windows_programs / "test_core.exe"
+    done = _wine(windows_programs, "wine", program, f"Z:{disk_dir}", "iocp", "scattered", debug="+relay")
+    assert done.returncode == 0, done.stdout
+    # (handle, list, bytes, reserved, OVERLAPPED), in hexadecimal
+    call = re.compile(r"Call KERNEL32\.(\w+)\(([0-9a-f]+),([0-9a-f]+),([0-9a-f]+),([0-9a-f]+),([0-9a-f]+)\)")
+    found = [(name, *(int(number, 16) for number in numbers)) for name, *numbers in call.findall(done.stdout)]
+    for name in ("WriteFileGather", "ReadFileScatter"):
+        calls = [rest for called, *rest in found if called == name]
+        assert sorted(nbytes for _, _, nbytes, _, _ in calls) == [452 * 4096, 1024 * 4096, 1024 * 4096]
+        assert all(reserved == 0 and overlapped != 0 for *_, reserved, overlapped in calls)
 
 
 def test_what_all_systems_share_is_plain_c11() -> None:

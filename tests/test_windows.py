@@ -490,10 +490,7 @@ def test_both_loops(disk_dir: Path, queue: gio.CompletionQueue, loop: str) -> No
             back = target(64 * PAGE)
             assert await f.read_at(back, 0) == back.nbytes
             assert_same_bytes(back, words(0, 64 * PAGE))
-            reader, writer = await asyncio.open_connection(*await echo_server())  # the loop's own business goes on
-            writer.write(b"x" * 1000)
-            assert await reader.readexactly(1000) == b"x" * 1000
-            writer.close()
+            await echo()  # the loop's own business goes on
 
     made = getattr(asyncio, loop)()
     try:
@@ -502,12 +499,15 @@ def test_both_loops(disk_dir: Path, queue: gio.CompletionQueue, loop: str) -> No
         made.close()
 
 
-async def echo_server() -> tuple[str, int]:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def echo() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readexactly(1000))
-        await writer.drain()
         writer.close()
+        await writer.wait_closed()
 
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()[:2]
-    return host, port
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        writer.write(b"x" * 1000)
+        assert await reader.readexactly(1000) == b"x" * 1000
+        writer.close()
+        await writer.wait_closed()
