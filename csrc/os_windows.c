@@ -312,6 +312,14 @@ int32_t gio_code_cancelled(void) { return ERROR_OPERATION_ABORTED; }
 
 /* ---- files: opening ------------------------------------------------------------------------------------- */
 
+/* For reserving space; the privilege has to be in force when the file is opened. Most users do not hold it. */
+static void want_valid_data(void)
+{
+    static volatile LONG asked; /* once: the answer comes from another process */
+    if (InterlockedExchange(&asked, 1) == 0)
+        enable_privilege(L"SeManageVolumePrivilege");
+}
+
 enum { SHARING = FILE_SHARE_READ | FILE_SHARE_WRITE }; /* as Python's open() */
 
 static int32_t open_first(const wchar_t *path, DWORD rights, int32_t create, DWORD flags, HANDLE *handle, int *created)
@@ -393,6 +401,10 @@ static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t 
     if (around != INVALID_HANDLE_VALUE) {
         facts->direct = 1;
         *transfers = around;
+        if (!(rights & GENERIC_WRITE)) { /* no ragged ends */
+            CloseHandle(first);
+            *ragged = around;
+        }
         return 0;
     }
     facts->direct_code = facts->offset_alignment > GIO_STAGE_BYTES ? GIO_E_COARSE : (int32_t)GetLastError();
@@ -423,7 +435,7 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
 
     memset(facts, 0, sizeof *facts);
     if (access & GIO_ACCESS_WRITE)
-        enable_privilege(L"SeManageVolumePrivilege"); /* for reserving; it has to be in force when the file is opened */
+        want_valid_data();
     int32_t code = open_first(path, rights, create, FILE_FLAG_OVERLAPPED | (through ? FILE_FLAG_WRITE_THROUGH : 0),
                               &first, &created);
     if (first == INVALID_HANDLE_VALUE)

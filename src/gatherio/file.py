@@ -304,7 +304,8 @@ class File:
     def fileno(self) -> int:
         """The descriptor that transfers go through; opened with O_DIRECT if `direct`.
 
-        On Windows a descriptor of the C runtime on a duplicate of the handle, which `close` closes.
+        On Windows a descriptor of the C runtime on a duplicate of the handle, which `close` closes: for `os.fstat` and
+        ``msvcrt.get_osfhandle``. `os.read` and `os.write` refuse it, because the handle is overlapped.
         """
         self._check_open()
         if sys.platform == "win32":
