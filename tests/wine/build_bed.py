@@ -113,6 +113,7 @@ def pip(bed: Bed, command: str, *options: str | Path) -> None:
 def unpack_python(bed: Bed, wheels: Path) -> None:
     site_packages = bed.python / "Lib" / "site-packages"
     shutil.copytree(sysconfig.get_path("stdlib"), bed.python / "Lib", ignore=UNWANTED_LIB)
+    mend_library(bed.python / "Lib")
     shutil.copy(HERE / "sitecustomize.py", bed.python / "Lib")
     (bed.python / "DLLs").mkdir()
     for wheel in sorted(wheels.iterdir()):
@@ -121,6 +122,14 @@ def unpack_python(bed: Bed, wheels: Path) -> None:
                 unpack_dlls(archive, bed)
             else:
                 archive.extractall(site_packages)
+
+
+def mend_library(lib: Path) -> None:
+    """Python 3.11.8 made this a class method, which the import system inside python311.dll relies on."""
+    path = lib / "importlib" / "metadata" / "__init__.py"
+    text = path.read_text(encoding="utf-8")
+    mended = re.sub(r"(?<!@classmethod)\n( +)def invalidate_caches\(cls\)", r"\n\1@classmethod\g<0>", text)
+    path.write_text(mended, encoding="utf-8")
 
 
 def unpack_dlls(archive: zipfile.ZipFile, bed: Bed) -> None:
