@@ -15,7 +15,27 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent
 
 SHARED = ["plan.c", "operation.c", "queue.c", "file.c", "locks.c", "backend_sync.c"]
-LINUX = ["backend_uring.c", "backend_threads.c", "os_linux.c", "locks_linux.c", "mapping_linux.c"]
+SYSTEMS = {
+    "linux": ["backend_uring.c", "backend_threads.c", "os_linux.c", "locks_linux.c", "mapping_linux.c"],
+    "win32": ["backend_iocp.c", "os_windows.c", "locks_windows.c", "mapping_windows.c"],
+}
+LIBRARIES = {"linux": [], "win32": ["advapi32"]}  # advapi32: privileges
+
+# Only the module's entry point is exported: nothing here can clash with another library's names.
+GCC = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"]
+MSVC = ["/std:c11", "/O2", "/W3"]
+
+
+def sources(platform: str = sys.platform) -> list[str]:
+    """The files of csrc/ that are the core on a system."""
+    if platform not in SYSTEMS:
+        raise SystemExit(f"gatherio can be built on Linux and on Windows; this is {platform}")
+    return SHARED + SYSTEMS[platform]
+
+
+def libraries(platform: str = sys.platform) -> list[str]:
+    """The system's libraries that they need."""
+    return LIBRARIES[platform]
 
 
 def cdef_region(header: str) -> str:
@@ -30,19 +50,23 @@ def cdef_region(header: str) -> str:
     return "\n".join(lines[begin[0] + 1 : end[0]])
 
 
-if not sys.platform.startswith("linux"):
-    raise SystemExit(f"gatherio can only be built on Linux as yet; this is {sys.platform}")
+def builder(platform: str = sys.platform) -> FFI:
+    """Describes the module for a system, this one or another that it is cross-compiled for."""
+    windows = platform == "win32"
+    made = FFI()
+    made.cdef(cdef_region((ROOT / "csrc" / "gatherio.h").read_text(encoding="utf-8")))
+    made.set_source(
+        "gatherio._gatherio",
+        '#include "gatherio.h"',
+        sources=[f"csrc/{name}" for name in sources(platform)],
+        # Any header may change any file.
+        depends=[f"csrc/{path.name}" for path in sorted((ROOT / "csrc").glob("*.h"))],
+        include_dirs=["csrc"],
+        libraries=libraries(platform),
+        extra_compile_args=MSVC if windows else GCC,
+        extra_link_args=[] if windows else ["-pthread"],
+    )
+    return made
 
-ffibuilder = FFI()
-ffibuilder.cdef(cdef_region((ROOT / "csrc" / "gatherio.h").read_text(encoding="utf-8")))
-ffibuilder.set_source(
-    "gatherio._gatherio",
-    '#include "gatherio.h"',
-    sources=[f"csrc/{name}" for name in SHARED + LINUX],
-    # Any header may change any file.
-    depends=[f"csrc/{path.name}" for path in sorted((ROOT / "csrc").glob("*.h"))],
-    include_dirs=["csrc"],
-    # Only the module's entry point is exported: nothing here can clash with another library's names.
-    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
-    extra_link_args=["-pthread"],
-)
+
+ffibuilder = builder()

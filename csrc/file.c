@@ -9,6 +9,8 @@
 static uint64_t max_segments(const gio_queue *queue, const gio_file_facts *facts)
 {
     uint64_t device = facts->direct ? facts->device_segments : 0, most = queue->system.max_segments;
+    if (!facts->direct)
+        most = queue->system.buffered_segments;
     return device == 0 || device >= most ? most : gio_round_down(gio_max(most / 2, device), device);
 }
 
@@ -24,6 +26,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->queue = queue;
     file->lock_handle = -1;
     file->durable = durable;
+    file->writeable = (access & GIO_ACCESS_WRITE) != 0;
     code = gio_os_file_open(file, path, access, create, direct, durable, facts);
     if (code) {
         free(file);
@@ -36,7 +39,12 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->limits.request_bytes = gio_max(gio_round_down(queue->request_bytes, block), block);
     file->limits.stage_bytes = gio_round_down(GIO_STAGE_BYTES, block);
     file->limits.max_segments = max_segments(queue, facts);
+    file->limits.buffered_segments = queue->system.buffered_segments;
+    file->limits.segment_unit = queue->system.segment_unit;
     code = gio_os_file_size(file, &file->written_end);
+    file->valid_end = file->written_end;
+    if (code == 0 && queue->backend->adopt)
+        code = queue->backend->adopt(queue, file);
     if (code) {
         gio_os_file_close(file);
         free(file);
@@ -69,7 +77,7 @@ static int32_t check_locks_across(gio_file *file, uint64_t size)
         return code;
     gio_mutex_lock(&file->queue->mutex);
     uint64_t first = gio_min(before, size);
-    code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first);
+    code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first, 1);
     gio_mutex_unlock(&file->queue->mutex);
     return code;
 }
@@ -84,6 +92,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
     if (code == 0) {
         gio_mutex_lock(&file->queue->mutex);
         file->written_end = size;
+        file->valid_end = gio_min(file->valid_end, size);
         gio_mutex_unlock(&file->queue->mutex);
     }
     return code;

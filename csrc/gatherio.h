@@ -39,7 +39,8 @@ enum {
     GIO_E_EMPTY = 0x2000000f,       /* an empty file cannot be mapped */
     GIO_E_BEYOND = 0x20000010,      /* beyond the end of what there is to map */
     GIO_E_LOCKED = 0x20000011,      /* a lock on this range is in the way */
-    GIO_E_NOT_LOCKED = 0x20000012   /* there is no lock of exactly this range */
+    GIO_E_NOT_LOCKED = 0x20000012,  /* there is no lock of exactly this range */
+    GIO_E_NO_FILE = 0x20000013      /* a device, a pipe or something else that cannot be mapped */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1 };
@@ -69,6 +70,8 @@ typedef struct {
     uint64_t allocation_granularity; /* where an address range can start */
     uint64_t huge_page_size;         /* 0: none */
     uint64_t max_segments;           /* in one request */
+    uint64_t buffered_segments;      /* in one request through the page cache */
+    uint64_t segment_unit;           /* of a request's several segments each is a multiple of this */
     uint64_t max_request_bytes;      /* in one request */
 } gio_system_facts;
 
@@ -76,8 +79,9 @@ typedef struct {
     uint64_t offset_alignment; /* of direct transfers; 0 when the file system has none */
     uint64_t memory_alignment;
     uint64_t device_segments;  /* pieces of memory in one request of the device; 0: not told */
-    uint64_t file_system;      /* the magic number of statfs(2) */
-    int64_t handle;            /* the descriptor that transfers go through */
+    uint64_t file_system;      /* the magic number of statfs(2), or 0 */
+    uint8_t file_system_name[16]; /* where the system tells a name: ASCII, NUL-terminated */
+    int64_t handle;            /* the descriptor, or HANDLE, that transfers go through */
     int32_t direct;            /* 1: transfers bypass the page cache */
     int32_t direct_code;       /* else why not */
     int32_t alignment_told;    /* 1: the alignments come from the kernel, 0: assumed */
@@ -105,6 +109,8 @@ typedef struct {
     uint64_t request_bytes;
     uint64_t stage_bytes;      /* the size of a staging buffer */
     uint64_t max_segments;
+    uint64_t buffered_segments; /* of pieces that travel through the page cache */
+    uint64_t segment_unit;     /* of several segments each is a multiple of this; 1: any */
 } gio_limits;
 
 typedef struct {
@@ -120,14 +126,15 @@ typedef struct {
 typedef struct {
     uint64_t operations; /* submitted */
     uint64_t finished;   /* operations whose outcome is known */
-    uint64_t reads;      /* requests by the call that carried them */
+    uint64_t reads;      /* requests by the call that carried them: one run of memory each, ... */
     uint64_t writes;
-    uint64_t readvs;
-    uint64_t writevs;
+    uint64_t scatters;   /* ... or several */
+    uint64_t gathers;
     uint64_t staged;     /* of these: through a staging buffer */
-    uint64_t ragged;     /* of these: through the page cache */
+    uint64_t ragged;     /* of these: the ends of writes, through the page cache */
     uint64_t resumed;    /* started again after a short transfer */
-    uint64_t retried;    /* started again after EINTR, EAGAIN or an unasked cancellation */
+    uint64_t retried;    /* started again after EINTR, EAGAIN, an unasked cancellation or a shortage of memory */
+    uint64_t handed_over; /* issued by the queue's own thread, because the system could have kept the caller waiting */
     uint64_t submits;    /* system calls that handed requests over */
     uint64_t sleeps;     /* waits in the kernel for a completion */
     uint64_t pumped;     /* of these: by the queue's own thread */
@@ -139,7 +146,7 @@ typedef struct {
 void gio_system(gio_system_facts *facts);
 
 /* Pages. `nbytes` is rounded up to whole pages; the memory is zero, private, and starts on a huge page when it
- * may use them. GIO_HUGE_YES means reserved huge pages (MAP_HUGETLB) or an error. */
+ * may use them. GIO_HUGE_YES means huge pages for sure (MAP_HUGETLB, MEM_LARGE_PAGES) or an error. */
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 void gio_pages_free(void *address, uint64_t allocated);
@@ -183,7 +190,7 @@ int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64
 /* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has finished. */
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
 
-/* Files. `path` is NUL-terminated in the system's own encoding (bytes on Linux). */
+/* Files. `path` is NUL-terminated in the system's own encoding: bytes on Linux, UTF-16 on Windows. */
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **file, gio_file_facts *facts);
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */
@@ -208,7 +215,7 @@ void gio_file_free(gio_file *file);
 
 /* Events: a flag that other threads set and a poll loop can watch. */
 int32_t gio_event_create(gio_event **event);
-int64_t gio_event_handle(gio_event *event);
+int64_t gio_event_handle(gio_event *event); /* for a poll loop; -1 where events have none */
 void gio_event_set(gio_event *event);
 void gio_event_clear(gio_event *event);
 int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */

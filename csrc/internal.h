@@ -31,6 +31,7 @@ uint64_t gio_fork_count(void);                    /* how many forks lie between 
 /* Codes that shared code must tell apart. */
 int gio_code_is_transient(int32_t code);          /* the same request may simply be started again */
 int gio_code_is_cancelled(int32_t code);          /* the kernel dropped the request without finishing it */
+int gio_code_is_shortage(int32_t code);           /* too much is in flight, or the request is too large */
 int32_t gio_code_no_memory(void);
 int32_t gio_code_invalid(void);
 int32_t gio_code_cancelled(void);
@@ -69,6 +70,7 @@ typedef struct gio_operation {
     gio_cursor cursor;  /* at `planned` */
     uint32_t requests;  /* in flight */
     uint8_t cancelling;
+    uint8_t through_cache; /* all of it goes to the buffered handle, which has a lock on it. Windows */
 } gio_operation;
 
 enum { GIO_INDEX_BITS = 24, GIO_OPERATIONS_PER_BLOCK = 64 };
@@ -94,6 +96,7 @@ typedef struct gio_request {
     uint64_t segment_count;
     uint64_t from;            /* bytes of the piece that the present start leaves out */
     uint64_t reached;         /* bytes of the piece known to have been moved */
+    uint64_t most;            /* bytes of one start at most: less than the piece after a shortage. Windows */
     uint32_t retries;         /* without progress */
     void *stage;              /* the staging buffer, or NULL */
     int64_t result;           /* of the last start: bytes, or a negative code */
@@ -109,12 +112,16 @@ struct gio_file {
     int64_t handle;          /* for transfers */
     int64_t buffered_handle; /* for ragged ends; the same one when the file is buffered */
     int32_t durable;
+    int32_t writes_through;  /* ragged ends are on the device, or an error, when their write has finished */
+    int32_t may_block;       /* the system may carry requests out while it is being handed them. Windows */
+    int32_t writeable;
     gio_limits limits;
     uint64_t operations;     /* in flight */
     uint64_t ragged;         /* requests in flight through the page cache ... */
     uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
     gio_operation *ragged_waiting; /* one that waits for `partial` to fall to 0; no more of those start meanwhile */
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
+    uint64_t valid_end;      /* a write below does not extend what has ever been written; beyond, it may block. Windows */
     int32_t reserved;        /* there is space behind written_end that nobody has written to */
     int32_t closed;
     int32_t ignores_locks;   /* of others */
@@ -149,9 +156,10 @@ typedef struct {
     int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
     void (*wake)(gio_queue *queue);
     int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
+    int32_t (*adopt)(gio_queue *queue, gio_file *file); /* a file was opened for this queue; may be NULL */
 } gio_backend;
 
-extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_sync;
+extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_iocp, gio_backend_sync;
 extern const gio_backend *const gio_backends[]; /* of this system, best first, NULL at the end */
 
 /* Two kinds of staging buffers. A large one is a huge page; some of them keep the device busy while the next is filled.
@@ -185,7 +193,7 @@ struct gio_queue {
     int32_t closing, closed, released; /* no more submissions; nothing in flight; the backend is gone */
 
     uint32_t depth;
-    uint64_t request_bytes, bytes_in_flight_max;
+    uint64_t request_bytes, bytes_in_flight_max, bytes_in_flight_ceiling;
     gio_system_facts system;
 
     gio_request *requests;      /* `depth` of them */
@@ -193,6 +201,7 @@ struct gio_queue {
     gio_request *returned;      /* results that operation.c has not looked at yet, first returned first */
     gio_request **returned_end;
     gio_request *held;          /* by a fault */
+    gio_request *shelved;       /* the system was short of memory: they wait until others have ended */
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint64_t bytes_in_flight;
     uint64_t sequence;
@@ -247,8 +256,12 @@ int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
 /* locks.c, and the system's part in locks_*.c. Lock held. */
-int gio_lock_meets(const gio_lock *lock, uint64_t offset, uint64_t length);
-int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length); /* 0, LOCKED or a code */
+/* 0, LOCKED or another code. `asks`: the system as well, about the locks of others. */
+int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length, int32_t asks);
+int gio_locks_touch(const gio_file *file, uint64_t offset, uint64_t length); /* one of the file's own */
+int gio_locks_gap(const gio_file *file, uint64_t at, uint64_t last, uint64_t top, uint64_t *gap_first,
+                  uint64_t *gap_last);
+extern const int32_t gio_locks_bind_handle; /* the system itself refuses transfers through other handles. Windows */
 int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive);
 int32_t gio_os_unlock(gio_file *file, const gio_lock *lock); /* which is no longer in the table */
 int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length);

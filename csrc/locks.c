@@ -17,7 +17,7 @@
 #include <string.h>
 
 /* Ranges may end at 2^64: nothing here adds offset and length. */
-int gio_lock_meets(const gio_lock *lock, uint64_t offset, uint64_t length)
+static int meets(const gio_lock *lock, uint64_t offset, uint64_t length)
 {
     if (length == 0)
         return lock->length != 0 && lock->offset < offset && offset - lock->offset < lock->length;
@@ -39,7 +39,7 @@ int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t 
     if (file->closed)
         code = GIO_E_CLOSED;
     for (uint64_t i = 0; i < file->lock_count && code == 0; i++)
-        if ((exclusive || file->locks[i].exclusive) && gio_lock_meets(&file->locks[i], offset, length))
+        if ((exclusive || file->locks[i].exclusive) && meets(&file->locks[i], offset, length))
             code = GIO_E_LOCKED;
     if (code == 0 && file->lock_count == file->lock_room) {
         uint64_t room = gio_max(8, 2 * file->lock_room);
@@ -97,14 +97,50 @@ void gio_file_honor_locks(gio_file *file, int32_t honors)
     file->ignores_locks = !honors;
 }
 
-int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length)
+int gio_locks_touch(const gio_file *file, uint64_t offset, uint64_t length)
+{
+    for (uint64_t i = 0; i < file->lock_count; i++)
+        if (file->locks[i].length != 0 && meets(&file->locks[i], offset, length))
+            return 1;
+    return 0;
+}
+
+/* The first part of [at, last] that no lock of this file covers; 0: there is none. Offsets from `top` on are one. */
+int gio_locks_gap(const gio_file *file, uint64_t at, uint64_t last, uint64_t top, uint64_t *gap_first,
+                  uint64_t *gap_last)
+{
+    for (;;) {
+        uint64_t until = last, covered_until = 0;
+        int covered = 0;
+        for (uint64_t i = 0; i < file->lock_count; i++) {
+            const gio_lock *lock = &file->locks[i];
+            if (lock->length == 0)
+                continue;
+            uint64_t first = gio_min(lock->offset, top), end = gio_min(lock->offset + (lock->length - 1), top);
+            if (first <= at && at <= end) {
+                covered = 1;
+                covered_until = gio_max(covered_until, end);
+            } else if (first > at) {
+                until = gio_min(until, first - 1);
+            }
+        }
+        if (!covered) {
+            *gap_first = at;
+            *gap_last = until;
+            return 1;
+        }
+        if (covered_until >= last)
+            return 0;
+        at = covered_until + 1;
+    }
+}
+
+int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length, int32_t asks)
 {
     if (length == 0 || file->ignores_locks)
         return 0;
-    if (direction == GIO_WRITE)
-        for (uint64_t i = 0; i < file->lock_count; i++)
-            if (!file->locks[i].exclusive && file->locks[i].length != 0 &&
-                gio_lock_meets(&file->locks[i], offset, length))
-                return GIO_E_LOCKED;
-    return gio_os_lock_check(file, direction, offset, length);
+    for (uint64_t i = 0; i < file->lock_count && direction == GIO_WRITE; i++)
+        if (!file->locks[i].exclusive && file->locks[i].length != 0 && meets(&file->locks[i], offset, length))
+            return GIO_E_LOCKED;
+    return asks ? gio_os_lock_check(file, direction, offset, length) : 0;
 }

@@ -18,6 +18,8 @@
 
 #include "internal.h"
 
+const int32_t gio_locks_bind_handle = 0;
+
 static struct flock range(short type, uint64_t first, uint64_t last)
 {
     struct flock lock;
@@ -58,30 +60,14 @@ int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t ex
 /* Gives back the parts of the lock that none of the others covers: for the kernel all of a descriptor's locks are one. */
 int32_t gio_os_unlock(gio_file *file, const gio_lock *lock)
 {
-    uint64_t at = gio_min(lock->offset, INT64_MAX), end = gio_min(lock->offset + (lock->length - 1), INT64_MAX);
+    uint64_t at = gio_min(lock->offset, INT64_MAX), last = gio_min(lock->offset + (lock->length - 1), INT64_MAX);
+    uint64_t gap_first, gap_last;
 
-    while (at <= end) {
-        uint64_t free_until = end, covered_until = 0;
-        int covered = 0;
-        for (uint64_t i = 0; i < file->lock_count; i++) {
-            const gio_lock *other = &file->locks[i];
-            if (other->length == 0)
-                continue;
-            uint64_t first = gio_min(other->offset, INT64_MAX);
-            uint64_t last = gio_min(other->offset + (other->length - 1), INT64_MAX);
-            if (first <= at && at <= last) {
-                covered = 1;
-                covered_until = gio_max(covered_until, last);
-            } else if (first > at && first <= free_until) {
-                free_until = first - 1;
-            }
-        }
-        if (!covered) {
-            struct flock part = range(F_UNLCK, at, free_until);
-            if (fcntl((int)file->lock_handle, F_OFD_SETLK, &part) < 0)
-                return errno;
-        }
-        at = (covered ? covered_until : free_until) + 1;
+    while (at <= last && gio_locks_gap(file, at, last, INT64_MAX, &gap_first, &gap_last)) {
+        struct flock part = range(F_UNLCK, gap_first, gap_last);
+        if (fcntl((int)file->lock_handle, F_OFD_SETLK, &part) < 0)
+            return errno;
+        at = gap_last + 1;
     }
     return 0;
 }

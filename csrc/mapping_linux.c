@@ -214,7 +214,7 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
     if (stat(path, &status) < 0) /* before it is opened: that would wait for the other end of a pipe */
         return errno;
     if (!S_ISREG(status.st_mode))
-        return S_ISDIR(status.st_mode) ? EISDIR : ENODEV;
+        return S_ISDIR(status.st_mode) ? EISDIR : GIO_E_NO_FILE;
     code = new_section(access, flags, &section);
     if (code)
         return code;
@@ -224,7 +224,7 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
     if (section->fd < 0 || fstat(section->fd, &status) < 0)
         code = errno;
     else if (!S_ISREG(status.st_mode))
-        code = ENODEV;
+        code = GIO_E_NO_FILE;
     else if (size == 0 && status.st_size == 0)
         code = GIO_E_EMPTY;
     else if (size > (uint64_t)status.st_size && access != GIO_MAP_WRITE)

@@ -123,8 +123,10 @@ static void finish_if_done(gio_queue *queue, gio_operation *operation)
 
     if (operation->state != GIO_COVERED || operation->requests != 0)
         return;
-    if (operation->direction == GIO_WRITE && operation->intact != 0)
+    if (operation->direction == GIO_WRITE && operation->intact != 0) {
         file->written_end = gio_max(file->written_end, operation->offset + operation->intact);
+        file->valid_end = gio_max(file->valid_end, operation->offset + operation->intact);
+    }
     *(operation->direction == GIO_WRITE ? &queue->stats.bytes_written : &queue->stats.bytes_read) +=
         operation->intact;
     operation->state = GIO_FINISHED;
@@ -174,12 +176,12 @@ void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result
 
 static void start(gio_queue *queue, gio_request *request)
 {
-    int vectored = request->segment_count - request->segment_first > 1;
+    int several = request->segment_count - request->segment_first > 1;
 
     if (request->verb == GIO_TRANSFER && request->operation->direction == GIO_WRITE)
-        ++*(vectored ? &queue->stats.writevs : &queue->stats.writes);
+        ++*(several ? &queue->stats.gathers : &queue->stats.writes);
     else if (request->verb == GIO_TRANSFER)
-        ++*(vectored ? &queue->stats.readvs : &queue->stats.reads);
+        ++*(several ? &queue->stats.scatters : &queue->stats.reads);
     request->sequence = ++queue->sequence;
     queue->requests_started++;
     queue->backend->start(queue, request);
@@ -283,6 +285,38 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
     finish_if_done(queue, operation);
 }
 
+/* The system could not take the request: too much memory is locked by what is in flight, ours or others'. Fewer bytes
+ * are in flight from now on, and this one waits until another has ended. One that is refused when it is alone is too
+ * large: half of it is tried, down to a block. */
+static void shelve(gio_queue *queue, gio_request *request, int32_t code)
+{
+    const gio_piece *piece = &request->piece;
+
+    queue->bytes_in_flight_max = gio_max(queue->bytes_in_flight_max / 2, queue->request_bytes);
+    if (queue->requests_started == 0) {
+        uint64_t tried = gio_min(request->most, piece->file_length - request->from);
+        if (tried <= request->operation->file->limits.ragged_bytes) {
+            end_request(queue, request, code);
+            return;
+        }
+        request->most = gio_round_up(tried / 2, request->operation->file->limits.ragged_bytes);
+    }
+    request->next = queue->shelved;
+    queue->shelved = request;
+}
+
+static void unshelve(gio_queue *queue)
+{
+    gio_request *request = queue->shelved;
+    queue->shelved = request->next;
+    if (request->operation->cancelling) {
+        end_request(queue, request, GIO_E_CANCELLED);
+    } else {
+        queue->stats.retried++;
+        start(queue, request);
+    }
+}
+
 /* Looks at one result and moves the request on. */
 static void settle(gio_queue *queue, gio_request *request)
 {
@@ -293,7 +327,9 @@ static void settle(gio_queue *queue, gio_request *request)
     if (request->result < 0) {
         int32_t code = (int32_t)-request->result;
         int dropped = gio_code_is_cancelled(code);
-        if ((gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
+        if (gio_code_is_shortage(code) && !operation->cancelling) {
+            shelve(queue, request, code);
+        } else if ((gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
             request->retries++ < RETRIES_MAX) {
             queue->stats.retried++;
             start(queue, request);
@@ -304,6 +340,10 @@ static void settle(gio_queue *queue, gio_request *request)
         }
         return;
     }
+    if (queue->shelved)
+        unshelve(queue);
+    else if (queue->bytes_in_flight_max < queue->bytes_in_flight_ceiling)
+        queue->bytes_in_flight_max += queue->system.page_size; /* after a shortage, slowly back */
     if (request->verb == GIO_WRITE_BACK) {
         gio_os_drop_cache(file, piece->file_offset, piece->file_length);
         end_request(queue, request, 0);
@@ -327,7 +367,7 @@ static void settle(gio_queue *queue, gio_request *request)
         request->from = from;
         queue->stats.resumed++;
         start(queue, request);
-    } else if (piece->route == GIO_RAGGED && !file->durable) {
+    } else if (piece->route == GIO_RAGGED && !file->writes_through) {
         /* Its end is on its way through the page cache: push it out, so that an error shows now and the bytes
          * are as much on the device as those that went directly. */
         request->verb = GIO_WRITE_BACK;
@@ -404,6 +444,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segment_count = piece->segment_count;
     request->from = request->reached = 0;
     request->retries = 0;
+    request->most = UINT64_MAX;
     request->stage = stage;
     count_request(queue, request, +1);
     operation->cursor = after;
@@ -442,7 +483,7 @@ static int start_backlog(gio_queue *queue)
     int any = 0;
     for (uint64_t passed = 0;
          passed < queue->backlog.count && (passed < LOOKS || queue->bytes_in_flight == 0);) {
-        if (queue->free_requests == NULL ||
+        if (queue->free_requests == NULL || queue->shelved != NULL ||
             (queue->bytes_in_flight != 0 && queue->bytes_in_flight >= queue->bytes_in_flight_max))
             break;
         gio_operation *operation = queue->backlog.first;
@@ -465,6 +506,8 @@ void gio_queue_advance(gio_queue *queue)
          * away under a thread just about to sleep would leave it asleep. */
         if (queue->backend->reap && !queue->led)
             queue->backend->reap(queue);
+        if (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
+            unshelve(queue);
     } while (settle_returned(queue) | start_backlog(queue));
     queue->backend->submit(queue);
 }
@@ -515,7 +558,9 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     queue->stats.operations++;
 
     uint64_t ticket = operation->ticket;
-    code = gio_locks_check(file, direction, offset, length);
+    code = gio_locks_check(file, direction, offset, length, !gio_locks_bind_handle);
+    operation->through_cache = gio_locks_bind_handle && file->handle != file->buffered_handle &&
+                               gio_locks_touch(file, offset, length);
     if (code)
         break_off(queue, operation, code, 0);
     if (length == 0) /* touches nothing */

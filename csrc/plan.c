@@ -60,9 +60,9 @@ static void direct_range(const gio_operation *operation, const gio_limits *limit
 {
     uint64_t begin = operation->offset, end = operation->offset + operation->length;
     uint64_t unit = operation->staging == GIO_STAGE_NOTHING ? limits->offset_alignment : limits->ragged_bytes;
-    *first = begin;
+    *first = operation->through_cache ? end : begin;
     *last = end;
-    if (operation->direction == GIO_READ || limits->offset_alignment == 1)
+    if (operation->through_cache || operation->direction == GIO_READ || limits->offset_alignment == 1)
         return; /* a read of a whole block harms nobody: ragged ends of reads are staged */
     if (begin % unit)
         *first = gio_min(gio_round_up(begin, limits->ragged_bytes), end);
@@ -76,15 +76,18 @@ static uint64_t plan_in_place(const gio_operation *operation, const gio_limits *
 {
     uint64_t memory = any_alignment ? 1 : limits->memory_alignment;
     uint64_t block = any_alignment ? 1 : limits->offset_alignment;
+    uint64_t most = any_alignment ? limits->buffered_segments : limits->max_segments;
     uint64_t moved = 0;
 
     room = gio_min(room, limits->request_bytes);
     *count = 0;
-    while (moved < room && *count < limits->max_segments) {
+    while (moved < room && *count < most) {
         gio_cursor before = *cursor;
         run found = next_run(operation, cursor, room - moved);
         uint64_t take = found.address % memory ? 0 : gio_round_down(found.length, block);
-        if (take < found.length) { /* the rest of this run has to be staged */
+        if (*count != 0) /* what is left goes alone */
+            take = gio_round_down(take, limits->segment_unit);
+        if (take < found.length) { /* the rest of this run has to go alone, or to be staged */
             *cursor = before;
             if (take != 0)
                 next_run(operation, cursor, take);
@@ -95,7 +98,7 @@ static uint64_t plan_in_place(const gio_operation *operation, const gio_limits *
         segments[*count].length = take;
         ++*count;
         moved += take;
-        if (take < found.length)
+        if (take < found.length || take % limits->segment_unit != 0)
             break;
     }
     return moved;

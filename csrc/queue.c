@@ -94,6 +94,7 @@ int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_byt
     uint64_t page = queue->system.page_size, largest = gio_round_down(queue->system.max_request_bytes, page);
     queue->request_bytes = gio_min(gio_round_up(gio_min(request_bytes, largest), page), largest);
     queue->bytes_in_flight_max = gio_max(BYTES_IN_FLIGHT_MAX, 2 * queue->request_bytes);
+    queue->bytes_in_flight_ceiling = queue->bytes_in_flight_max;
     queue->returned_end = &queue->returned;
     queue->requests = calloc(depth, sizeof *queue->requests);
     if (queue->requests == NULL) {

@@ -1,13 +1,14 @@
 """Folders on file systems of every kind the library meets, and the rule that a skip is never a pass.
 
-`disk_dir` and `tmpfs_dir` are had everywhere. The others are loop devices, made on first use, and need root:
+`disk_dir` is had everywhere, `tmpfs_dir` on Linux, and `quick_dir` is the latter where there is one. The others are
+loop devices, made on first use, and need root:
 
     ext4_dir, xfs_dir, btrfs_dir   1 GiB each, 512-byte sectors
     sector4k_dir                   ext4 on a device with 4096-byte sectors, as on a 4Kn disk
     small_disk_dir                 ext4 with some 20 MiB of room, to be filled up
 
 Each fixture gives a new, empty folder, which is removed after the test. With GATHERIO_CI=1 in the environment
-every skip is a failure.
+every skip is a failure, but those that name what Windows or Wine lacks (`not_on_windows` in oracle.py).
 
 The conformance suite runs each test for every backend, direct and buffered, in several file systems: a test
 that takes `open_file` (or `queue`, `direct`, `folder`) is run for each combination of what it takes.
@@ -21,14 +22,18 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from oracle import BACKENDS, LACKING, ON_WINDOWS, skip_on_windows
 
 import gatherio as gio
+
+collect_ignore = [] if ON_WINDOWS else ["test_windows.py"]  # it could not even be imported
 
 IN_CI = os.environ.get("GATHERIO_CI") == "1"
 TOOL_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps mkfs, also for plain users
@@ -38,7 +43,8 @@ TOOL_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keep
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+    lacking = any(text in report.longreprtext for text in LACKING) if sys.platform == "win32" else False
+    if IN_CI and report.skipped and not lacking and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, and GATHERIO_CI=1 allows no skip: {report.longreprtext}"
 
@@ -75,8 +81,8 @@ def _new_folder(parent: Path) -> Iterator[Path]:
 @functools.cache
 def _disk() -> Path:
     """A place on this machine's own disk. Not pytest's tmp_path: /tmp may be a tmpfs."""
-    path = Path(os.environ.get("GATHERIO_TEST_DIR", "/var/tmp"))
-    if file_system_type(path) in ("tmpfs", "ramfs"):
+    path = Path(os.environ.get("GATHERIO_TEST_DIR", tempfile.gettempdir() if ON_WINDOWS else "/var/tmp"))
+    if not ON_WINDOWS and file_system_type(path) in ("tmpfs", "ramfs"):
         pytest.skip(f"{path} is in memory: set GATHERIO_TEST_DIR to a folder on a disk")
     return path
 
@@ -89,11 +95,19 @@ def disk_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def tmpfs_dir() -> Iterator[Path]:
+    skip_on_windows("it has no tmpfs")
     shm = Path("/dev/shm")
     if not shm.is_dir() or file_system_type(shm) != "tmpfs":
         pytest.skip("/dev/shm is no tmpfs here")
     with _new_folder(shm) as folder:
         yield folder
+
+
+@pytest.fixture
+def quick_dir(request: pytest.FixtureRequest) -> Path:
+    """For tests of what no file system changes: in memory, where it can be."""
+    path: Path = request.getfixturevalue("disk_dir" if ON_WINDOWS else "tmpfs_dir")
+    return path
 
 
 # --- loop-mounted disks ---
@@ -185,6 +199,7 @@ class LoopMounts:
 
 @pytest.fixture(scope="session")
 def loop_mounts() -> Iterator[LoopMounts]:
+    skip_on_windows("it has no loop devices")
     with _new_folder(_disk()) as folder, contextlib.ExitStack() as at_end:
         yield LoopMounts(folder, at_end)
 
@@ -222,7 +237,7 @@ def small_disk_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
 # --- the conformance suite: backend x direct or buffered x file system ---
 
 
-@pytest.fixture(params=["uring", "threads", "sync"])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     found = gio.info()["backends"][name]
@@ -243,13 +258,13 @@ def direct(request: pytest.FixtureRequest) -> bool | None:
     return request.param
 
 
-@pytest.fixture(params=["disk", "tmpfs"])
+@pytest.fixture(params=["disk"] if ON_WINDOWS else ["disk", "tmpfs"])
 def folder(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(f"{request.param}_dir")
     return path
 
 
-@pytest.fixture(params=["disk", "tmpfs", "xfs", "btrfs", "sector4k"])
+@pytest.fixture(params=["disk"] if ON_WINDOWS else ["disk", "tmpfs", "xfs", "btrfs", "sector4k"])
 def any_folder(request: pytest.FixtureRequest) -> Path:
     """For the tests that are run on every file system we have."""
     path: Path = request.getfixturevalue(f"{request.param}_dir")

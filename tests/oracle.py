@@ -8,8 +8,11 @@ bits that tells one writing from another.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from this_process import thread_count as thread_count
 
 import gatherio as gio
 from gatherio._native import lib
@@ -29,6 +33,44 @@ PAGE = PAGE_SIZE
 FOREVER = 60.0  # seconds: for waits that end at once unless something is broken
 
 Array = np.ndarray[Any, Any]
+
+# --- systems ---
+
+ON_WINDOWS = sys.platform == "win32"
+ON_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+BACKENDS = ["iocp", "sync"] if ON_WINDOWS else ["uring", "threads", "sync"]
+BEST_BACKEND = BACKENDS[0]
+
+LACKING = ("not on Windows: ", "not under Wine: ")  # how the reason of a skip begins that is none of our making
+
+
+def not_on_windows(reason: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Windows does not have."""
+    return pytest.mark.skipif(ON_WINDOWS, reason=f"not on Windows: {reason}")
+
+
+def not_under_wine(reason: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Windows has and Wine lacks."""
+    return pytest.mark.skipif(ON_WINE, reason=f"not under Wine: {reason}")
+
+
+def skip_on_windows(reason: str) -> None:
+    """The same in the middle of a test or a fixture."""
+    if ON_WINDOWS:
+        pytest.skip(f"not on Windows: {reason}")
+
+
+def press_ctrl_c() -> None:
+    """What Ctrl-C does to this process, from any thread."""
+    if ON_WINDOWS:
+        signal.raise_signal(signal.SIGINT)  # os.kill would end the process
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def needs_root(what: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Linux lets only root do."""
+    return pytest.mark.skipif(not ON_WINDOWS and os.geteuid() != 0, reason=f"{what} needs root")
 
 
 # --- data ---
@@ -80,9 +122,32 @@ def assert_same_bytes(found: bytes | Array, expected: bytes | Array, start: int 
 
 # --- rare states, by the fault points of the core ---
 
+# What Windows says where Linux says this errno.
+_WINDOWS_CODES = {
+    errno.EIO: 1117,  # ERROR_IO_DEVICE
+    errno.ENOSPC: 112,  # ERROR_DISK_FULL
+    errno.EINTR: 1237,  # ERROR_RETRY
+    errno.EAGAIN: 1237,
+    errno.ECANCELED: 995,  # ERROR_OPERATION_ABORTED
+    errno.EINVAL: 87,  # ERROR_INVALID_PARAMETER
+    errno.ENOMEM: 8,  # ERROR_NOT_ENOUGH_MEMORY
+    errno.EACCES: 5,  # ERROR_ACCESS_DENIED
+    errno.EBADF: 5,  # of a handle opened for the other direction
+    errno.EFBIG: 223,  # ERROR_FILE_TOO_LARGE
+    errno.EPERM: 1314,  # ERROR_PRIVILEGE_NOT_HELD
+    0: 0,
+}
+
+
+def native_code(number: int) -> int:
+    """The system's own code for an errno."""
+    return _WINDOWS_CODES[number] if ON_WINDOWS else number
+
 
 def set_fault(queue: gio.CompletionQueue, kind: str, after: int = 0, count: int = 2**62, value: int = 0) -> None:
-    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL or HOLD."""
+    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL (an errno) or HOLD."""
+    if kind == "FAIL":
+        value = native_code(value)
     assert lib.gio_queue_fault(queue._native, getattr(lib, f"GIO_FAULT_{kind}"), after, count, value) == 0
 
 

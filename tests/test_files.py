@@ -321,7 +321,7 @@ def test_more_segments_than_one_request_takes(
         assert f.write_gather(segments, 0, copy=copy).result() == count * PAGE
         assert_same_bytes((folder / "file").read_bytes(), words(0, count * PAGE))
         if copy is not True:
-            assert queue.stats()["writevs"] >= 3
+            assert queue.stats()["gathers"] >= 3
         memory[...] = 0xDD
         assert f.read_scatter(segments, 0, copy=copy).result() == count * PAGE
     assert_same_bytes(memory[order], words(0, count * PAGE))
@@ -336,7 +336,7 @@ def test_contiguous_runs_are_plain_reads_and_writes(
         f.write_gather(list(memory), 0).result()
         f.read_scatter(list(memory), 0).result()
     stats = queue.stats()
-    assert (stats["writes"], stats["reads"], stats["writevs"], stats["readvs"]) == (1, 1, 0, 0)
+    assert (stats["writes"], stats["reads"], stats["gathers"], stats["scatters"]) == (1, 1, 0, 0)
 
 
 @pytest.mark.parametrize("copy", [None, True])

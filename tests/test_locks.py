@@ -310,7 +310,7 @@ def test_what_is_locked_is_still_moved_right(path: Path, f: gio.File) -> None:
     with f.lock(0, ALL):
         for offset, nbytes in ((0, 10), (PAGE - 1, 2), (PAGE, PAGE), (5000, 20_000), (64 * KIB - 7, 100)):
             f.write_at(words(offset, nbytes, salt=3), offset).result()
-            expected[offset : offset + nbytes] = words(offset, nbytes, salt=3)
+            expected[offset : offset + nbytes] = words(offset, nbytes, salt=3).tobytes()
         f.flush()
         found = np.zeros(len(expected), "u1")
         assert f.read_at(found, 0).result() == len(expected)

@@ -28,6 +28,8 @@ class Limits(NamedTuple):
     request: int = MIB
     stage: int = 2 * MIB
     segments: int = 1024
+    buffered: int = 1024  # segments of pieces through the page cache
+    unit: int = 1  # of several segments each is a multiple
 
 
 DIRECT = Limits()
@@ -121,6 +123,7 @@ def check(made: Plan, direction: int, segments: Segments, offset: int, staging: 
             assert all(address % limits.memory == 0 and length % limits.block == 0 for address, length in here)
             assert nbytes <= limits.request
             assert piece.segment_count == len(here) <= limits.segments
+            assert len(here) == 1 or all(length % limits.unit == 0 for _, length in here)
         elif piece.route == STAGED:
             assert staging != NOTHING
             head = offset + piece.begin - piece.file_offset
@@ -134,7 +137,8 @@ def check(made: Plan, direction: int, segments: Segments, offset: int, staging: 
             assert piece.route == RAGGED and direction == WRITE
             assert (piece.file_offset, piece.file_length) == (offset + piece.begin, nbytes)
             assert nbytes <= limits.request
-            assert piece.segment_count == len(here) <= limits.segments
+            assert piece.segment_count == len(here) <= limits.buffered
+            assert len(here) == 1 or all(length % limits.unit == 0 for _, length in here)
             low, high = piece.file_offset, piece.file_offset + piece.file_length
             head_end = -(-offset // limits.ragged) * limits.ragged
             tail_begin = (offset + end) // limits.ragged * limits.ragged
@@ -193,6 +197,9 @@ def limit_sets(draw: st.DrawFn) -> Limits:
         request=draw(st.integers(1, 40)) * max(block, memory),  # else its second half is off in memory
         stage=draw(st.integers(1, 40)) * block,
         segments=draw(st.integers(1, 20)),
+        buffered=draw(st.integers(1, 20)),
+        # As on Linux or as on Windows. Where memory asks for more than the file, a cut behind half a unit is off.
+        unit=draw(st.sampled_from([1, memory])) if memory <= block else memory,
     )
 
 
@@ -209,7 +216,7 @@ STAGINGS = st.sampled_from([NOTHING, RAGGED_ONLY, ALL])
 @example(WRITE, [(PAGE, 0), (PAGE + 3, 0)], 5, NOTHING, DIRECT)
 @example(WRITE, [(PAGE, 100)], 4090, RAGGED_ONLY, DIRECT)  # ragged on both sides of a page's edge
 @example(READ, [(PAGE + 1, 300 * KIB)], 511, ALL, Limits(stage=512))
-@example(WRITE, [(3 * PAGE, 1)] * 25, 1, RAGGED_ONLY, Limits(segments=1))
+@example(WRITE, [(3 * PAGE, 1)] * 25, 1, RAGGED_ONLY, Limits(segments=1, buffered=1))
 def test_every_plan_keeps_the_rules(
     direction: int, segments: Segments, offset: int, staging: int, limits: Limits
 ) -> None:
@@ -221,8 +228,10 @@ def test_every_plan_keeps_the_rules(
     in_place = staging == NOTHING or (staging == RAGGED_ONLY and (direction == READ or whole_pages))
     if is_aligned(segments, offset, limits) and in_place:
         assert made.code == 0 and set(made.routes) <= {IN_PLACE}
-        all_runs = len(runs(segments, 0, total(segments)))
-        assert len(made.pieces) <= total(segments) // limits.request + all_runs // limits.segments + 1
+        lengths = [length for _, length in runs(segments, 0, total(segments))]
+        alone = sum(length % limits.unit != 0 for length in lengths)  # and each may end a piece before it
+        together = total(segments) // limits.request + len(lengths) // limits.segments + 1
+        assert len(made.pieces) <= together + 2 * alone
 
 
 @settings(max_examples=200, deadline=None)
@@ -410,6 +419,27 @@ def test_alignments_of_file_and_memory_are_told_apart() -> None:
     coarse = Limits(block=16384, ragged=16384)
     assert plan(WRITE, [(PAGE, MIB)], PAGE, RAGGED_ONLY, coarse).routes == [RAGGED, IN_PLACE, RAGGED]
     assert plan(WRITE, [(PAGE, MIB)], 16384, NOTHING, coarse).routes == [IN_PLACE]
+
+
+WINDOWS = Limits(memory=PAGE, segments=4096, buffered=1, unit=PAGE)
+
+
+@pytest.mark.parametrize("direction", [READ, WRITE])
+def test_of_several_segments_each_is_whole_pages_where_the_system_asks_for_it(direction: int) -> None:
+    """WriteFileGather and ReadFileScatter take one page for each element; a part of a page goes by itself."""
+    pages = [(100 * PAGE, 2 * PAGE), (200 * PAGE, PAGE)]
+    assert plan(direction, pages, 0, NOTHING, WINDOWS).cuts == [3 * PAGE]
+    made = plan(direction, [*pages, (300 * PAGE, PAGE + 512)], 0, NOTHING, WINDOWS)
+    assert [(piece.end, piece.segment_count) for piece in made.pieces] == [(4 * PAGE, 3), (4 * PAGE + 512, 1)]
+    made = plan(direction, [(100 * PAGE, PAGE + 512), *pages], 0, NOTHING, WINDOWS)
+    assert made.cuts == [PAGE + 512, 4 * PAGE + 512]
+
+
+def test_through_the_page_cache_each_run_goes_alone_where_the_system_asks_for_it() -> None:
+    buffered = WINDOWS._replace(block=1, memory=1, segments=1)
+    assert plan(WRITE, [(PAGE, PAGE), (9 * PAGE, 100)], 7, NOTHING, buffered).cuts == [PAGE, PAGE + 100]
+    made = plan(WRITE, [(PAGE, 10), (9 * PAGE, 10)], 7, RAGGED_ONLY, WINDOWS)
+    assert (made.cuts, made.routes) == ([10, 20], [RAGGED, RAGGED])
 
 
 @pytest.mark.parametrize("direction", [READ, WRITE])

@@ -247,13 +247,13 @@ def test_stats_count_by_kind(disk_dir: Path, queue: gio.CompletionQueue, direct:
         f.read_scatter(list(apart[:2]), 0).result()
         f.read_at(apart[1], 0).result()
     stats = queue.stats()
-    assert {name: stats[name] for name in ("operations", "finished", "writes", "writevs")} == {
+    assert {name: stats[name] for name in ("operations", "finished", "writes", "gathers")} == {
         "operations": 5,
         "finished": 5,
         "writes": 1,
-        "writevs": 1,
+        "gathers": 1,
     }
-    assert (stats["reads"], stats["readvs"]) == (2, 1)
+    assert (stats["reads"], stats["scatters"]) == (2, 1)
     assert stats["bytes_written"] == 5 * PAGE and stats["bytes_read"] == 7 * PAGE
     assert stats["staged"] == stats["ragged"] == stats["resumed"] == stats["retried"] == 0
     assert all(type(value) is int for value in stats.values())

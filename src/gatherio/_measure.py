@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from .file import open as gatherio_open
 from .pages import PAGE_SIZE
 
 GIB = 1 << 30
@@ -32,7 +33,7 @@ class Sample(NamedTuple):
     seconds: float  # until the data was on stable storage, or in memory
     cpu_s: float  # user and system time of this process
     system_cpu_s: float | None  # of the whole system: the kernel's threads write buffered data back
-    cache_bytes: int | None  # growth of Cached in /proc/meminfo
+    cache_bytes: int | None  # growth of the page cache (Cached in /proc/meminfo, Windows' system cache)
     warm_bytes: int | None  # of a file to be read: what the page cache still held of it
 
     @property
@@ -99,6 +100,23 @@ def _growth(before: Number | None, after: Number | None) -> Number | None:
     return None if before is None or after is None else after - before
 
 
+class _PerformanceInformation(ctypes.Structure):
+    """PERFORMANCE_INFORMATION of <psapi.h>; memory in pages."""
+
+    _fields_ = [
+        ("cb", ctypes.c_uint32),
+        *(
+            (name, ctypes.c_size_t)
+            for name in (
+                *("commit_total", "commit_limit", "commit_peak"),
+                *("physical_total", "physical_available", "system_cache"),
+                *("kernel_total", "kernel_paged", "kernel_nonpaged", "page_size"),
+            )
+        ),
+        *((name, ctypes.c_uint32) for name in ("handles", "processes", "threads")),
+    ]
+
+
 # --- the page cache ---
 
 
@@ -116,6 +134,10 @@ def meminfo(field: str) -> int | None:
 
 def cached_bytes() -> int | None:
     """How large the page cache is."""
+    if sys.platform == "win32":
+        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
+        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
+        return int(facts.system_cache * facts.page_size) if told else None
     return meminfo("Cached")
 
 
@@ -133,7 +155,9 @@ def flush_to_disk(path: Path) -> None:
 
 def drop_from_cache(path: Path) -> None:
     """Drop a file from the page cache, where the system lets everybody do that."""
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        gatherio_open(path, "r").close()  # to open it without buffering makes Windows give up what it has cached
+    else:
         with open(path, "rb+") as file:
             os.fsync(file.fileno())  # only clean pages are dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -160,7 +184,9 @@ def resident_bytes(path: Path) -> int | None:
 def system_cpu_s() -> float | None:
     """CPU seconds that the whole system has spent so far, without waiting and without stolen time."""
     if sys.platform == "win32":
-        return None
+        idle, kernel, user = (ctypes.c_uint64() for _ in range(3))  # in units of 100 ns; kernel includes idle
+        told = ctypes.WinDLL("kernel32").GetSystemTimes(*map(ctypes.byref, (idle, kernel, user)))
+        return (kernel.value - idle.value + user.value) / 1e7 if told else None
     try:
         with open("/proc/stat", encoding="ascii") as file:
             user, nice, system, _idle, _iowait, irq, softirq = map(int, file.readline().split()[1:8])
@@ -174,6 +200,10 @@ def system_cpu_s() -> float | None:
 
 def available_memory() -> int | None:
     """Bytes of memory that this process can get without swapping, a container's limit included."""
+    if sys.platform == "win32":
+        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
+        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
+        return int(facts.physical_available * facts.page_size) if told else None
     found = [meminfo("MemAvailable"), _available_in_cgroup()]
     return min((size for size in found if size is not None), default=None)
 

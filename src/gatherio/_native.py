@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Any, Final
 
 from gatherio import _gatherio  # type: ignore[attr-defined]
@@ -26,6 +27,7 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_MAPPED: "the file cannot become shorter than it is mapped: close the mapping and drop its arrays first",
     lib.GIO_E_LOCKED: "a lock on the range, or on a part of it, is in the way",
     lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
+    lib.GIO_E_NO_FILE: "only regular files can be mapped, and memory",
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
 }
 
@@ -36,6 +38,7 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_COARSE: errno.EINVAL,
     lib.GIO_E_TOO_OLD: errno.ENOSYS,
     lib.GIO_E_MAPPED: errno.EBUSY,
+    lib.GIO_E_NO_FILE: errno.ENODEV,
     lib.GIO_E_SHRUNK: errno.EIO,
     lib.GIO_E_LOCKED: errno.EACCES,
     lib.GIO_E_NOT_LOCKED: errno.EINVAL,
@@ -43,9 +46,85 @@ _NUMBERS: Final[dict[int, int]] = {
 _KINDS: Final[dict[int, type[OSError]]] = {lib.GIO_E_LOCKED: LockedError, lib.GIO_E_NOT_LOCKED: NotLockedError}
 
 
+# Codes of Windows for which Python's own table has another errno than Linux gives in the same case, or none. The names
+# are those of <winerror.h>.
+_WINDOWS_NUMBERS: Final[dict[int, int]] = {
+    19: errno.EROFS,  # ERROR_WRITE_PROTECT
+    23: errno.EIO,  # ERROR_CRC
+    25: errno.EIO,  # ERROR_SEEK
+    27: errno.EIO,  # ERROR_SECTOR_NOT_FOUND
+    29: errno.EIO,  # ERROR_WRITE_FAULT
+    30: errno.EIO,  # ERROR_READ_FAULT
+    31: errno.EIO,  # ERROR_GEN_FAILURE
+    39: errno.ENOSPC,  # ERROR_HANDLE_DISK_FULL
+    50: errno.EOPNOTSUPP,  # ERROR_NOT_SUPPORTED
+    132: errno.ESPIPE,  # ERROR_SEEK_ON_DEVICE
+    223: errno.EFBIG,  # ERROR_FILE_TOO_LARGE
+    336: errno.EISDIR,  # ERROR_DIRECTORY_NOT_SUPPORTED
+    995: errno.ECANCELED,  # ERROR_OPERATION_ABORTED
+    1117: errno.EIO,  # ERROR_IO_DEVICE
+    1224: errno.EBUSY,  # ERROR_USER_MAPPED_FILE
+    1237: errno.EAGAIN,  # ERROR_RETRY
+    1295: errno.ENOSPC,  # ERROR_DISK_QUOTA_EXCEEDED
+    1314: errno.EPERM,  # ERROR_PRIVILEGE_NOT_HELD
+    1450: errno.ENOMEM,  # ERROR_NO_SYSTEM_RESOURCES
+    1453: errno.ENOMEM,  # ERROR_WORKING_SET_QUOTA
+    1455: errno.ENOMEM,  # ERROR_COMMITMENT_LIMIT
+    1784: errno.ENOMEM,  # ERROR_INVALID_USER_BUFFER
+}
+# What Windows says where a rule of ours says no before it is asked.
+_WINDOWS_CODES: Final[dict[int, int]] = {lib.GIO_E_LOCKED: 33, lib.GIO_E_NOT_LOCKED: 158, lib.GIO_E_MAPPED: 1224}
+
+
 def describe(code: int) -> str:
     """The words for a code: the system's own for its own numbers."""
-    return _PROBLEMS.get(code) or os.strerror(code)
+    if code in _PROBLEMS:
+        return _PROBLEMS[code]
+    if sys.platform == "win32":
+        return str(ffi.getwinerror(code)[1]).strip()
+    return os.strerror(code)
+
+
+def errno_of(code: int) -> int:
+    """The errno for a code; the same for the same trouble on every system."""
+    if code in _NUMBERS:
+        return _NUMBERS[code]
+    if sys.platform == "win32":
+        return _WINDOWS_NUMBERS.get(code) or OSError(0, "", None, code).errno or errno.EINVAL
+    # A descriptor opened for the other direction; Windows says access denied.
+    return errno.EACCES if code == errno.EBADF else code
+
+
+def os_error(code: int, text: str, path: object = None) -> OSError:
+    """The OSError for a code: its subclass by errno, with `winerror` on Windows."""
+    number = errno_of(code)
+    kind = _KINDS.get(code, OSError)
+    failure = kind(number, text) if path is None else kind(number, text, path)
+    if sys.platform == "win32" and (code not in _NUMBERS or code in _WINDOWS_CODES):
+        failure.winerror = _WINDOWS_CODES.get(code, code)
+    return failure
+
+
+def encode_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
+    """A path as the core takes it, without the NUL that cffi's conversion from bytes adds."""
+    if sys.platform != "win32":
+        encoded = os.fsencode(path)
+        if b"\0" in encoded:
+            raise ValueError("embedded null byte in the path")
+        return encoded
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise ValueError("embedded null character in the path")
+    # Without the prefix a path ends at 260 characters, the NUL included, and one for a folder at 248.
+    if len(name) >= 248 and not name.startswith("\\\\?\\"):
+        name = os.path.abspath(name)
+        name = "\\\\?\\UNC" + name[1:] if name.startswith("\\\\") else "\\\\?\\" + name
+    return name.encode("utf-16-le", "surrogatepass") + b"\0"  # its second zero byte is cffi's
+
+
+def encode_name(name: str) -> bytes:
+    """A name of shared memory, likewise."""
+    return name.encode("utf-16-le") + b"\0" if sys.platform == "win32" else name.encode("utf-8")
 
 
 def error(code: int, doing: str, path: object = None) -> Exception:
@@ -68,12 +147,7 @@ def error(code: int, doing: str, path: object = None) -> Exception:
         return ValueError(f"{doing}: the completion queue is closed")
     if code == lib.GIO_E_ALIGNMENT:
         return ValueError(f"{doing}: not aligned")
-    number = _NUMBERS.get(code, code)
-    if number == errno.EBADF:  # a descriptor opened for the other direction; Windows says access denied
-        number = errno.EACCES
-    text = f"{describe(code)} ({doing})"
-    kind = _KINDS.get(code, OSError)
-    return kind(number, text) if path is None else kind(number, text, path)
+    return os_error(code, f"{describe(code)} ({doing})", path)
 
 
 def check(code: int, doing: str, path: object = None) -> None:

@@ -1,13 +1,18 @@
-"""How an asyncio event loop learns that operations have finished, without a thread.
+"""How an asyncio event loop learns that operations have finished: on Linux without a thread.
 
-One bridge serves one queue in one loop. From the first operation that a task of the loop awaits, two descriptors are
-watched by ``add_reader``: the ring's, readable while completions stand in it unread, and an eventfd that the core
-sets when somebody else (a waiting thread, the queue's own thread, a worker) was first to see an operation finish.
+One bridge serves one queue in one loop. On Linux, from the first operation that a task of the loop awaits, two
+descriptors are watched by ``add_reader``: the ring's, readable while completions stand in it unread, and an eventfd
+that the core sets when somebody else (a waiting thread, the queue's own thread, a worker) was first to see an operation
+finish.
 Backends without a ring have the second only. They are watched until one of them stirs with nobody awaiting, or until
 the queue is closed.
 
 The ring is watched through a duplicate of its descriptor, which is the bridge's own: a loop goes on believing in a
 number that somebody else has closed, and would not notice when the number becomes another file's.
+
+On Windows no loop can watch what we have: the selector loop takes sockets only, and the proactor loop's port is its
+own, while a handle is bound to one port for life, and ours are bound to the queue's. There the thread that calls
+callbacks (queue.py) tells the loop, whichever loop it is.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ class Bridge:
             self._close_ring()
         check(code, "making an event")
         self._event = ffi.gc(place[0], lib.gio_event_free)
+        self._can_watch = lib.gio_event_handle(self._event) >= 0
 
     @staticmethod
     def of(queue: CompletionQueue, loop: asyncio.AbstractEventLoop) -> Bridge:
@@ -56,6 +62,11 @@ class Bridge:
     def wait_for(self, operation: Operation, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
         """Wait in a task until the operation's outcome is known."""
         future: asyncio.Future[None] = loop.create_future()
+        if not self._can_watch:
+            with operation._queue._attended():
+                operation._watch((self, future))
+                yield from future
+            return
         self._awaited += 1
         try:
             if not self._watched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy.typing as npt
 
-from ._native import SLICE_NS, check, describe, error, ffi, lib
+from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib
 from .errors import AlignmentError
 from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
@@ -51,7 +52,7 @@ class File:
     direct : bool
         Whether transfers go around the page cache.
     backend : str
-        What carries them out: "uring", "threads" or "sync".
+        What carries them out: "uring", "threads", "iocp" or "sync".
     reason : str
         Why this way, in words.
     alignment : int
@@ -75,9 +76,7 @@ class File:
             raise ValueError(f"mode is one of {', '.join(_MODES)}, not {mode!r}; files are always binary")
         if direct not in (None, True, False):
             raise ValueError(f"direct is None, True or False, not {direct!r}")
-        encoded = os.fsencode(path)
-        if b"\0" in encoded:
-            raise ValueError("embedded null byte in the path")
+        encoded = encode_path(path)
         self.name = path
         self.mode = mode
         self._access, create = _MODES[mode]
@@ -99,11 +98,12 @@ class File:
         queue._files.add(self)
         self._created = bool(facts.created)
         self._handle = int(facts.handle)
+        self._descriptor: int | None = None  # for fileno(), on Windows
         self.direct = bool(facts.direct)
         self.backend = queue.backend
         self.alignment = int(facts.offset_alignment) or PAGE_SIZE
         self.memory_alignment = int(facts.memory_alignment) or PAGE_SIZE
-        self.file_system = int(facts.file_system)
+        self.file_system = ffi.string(facts.file_system_name).decode() or int(facts.file_system)
         self.reason = f"{_why_direct(facts)}; {queue.reason}"
 
     # -- transfers ------------------------------------------------------------------------------------------
@@ -140,7 +140,8 @@ class File:
 
         Notes
         -----
-        IORING_OP_WRITEV or pwritev2(2) on Linux. Neighbours in memory are joined and go as plain writes.
+        IORING_OP_WRITEV or pwritev2(2) on Linux, WriteFileGather on Windows, where each page is a segment of its own.
+        Neighbours in memory are joined, and what is then a single run goes as a plain write.
 
         Ends that are no whole pages go through the page cache, so that two writers may meet anywhere. Not so with
         ``copy=False``, where `alignment` is less than a page: keep to whole pages there if somebody else, through
@@ -278,8 +279,10 @@ class File:
 
         Notes
         -----
-        fallocate(2) on Linux. Writing into reserved space is also faster than extending a file, which every system
-        does one write after the other.
+        fallocate(2) on Linux; FILE_ALLOCATION_INFO on Windows, and SetFileValidData where the user holds
+        SE_MANAGE_VOLUME_NAME, in which case what has not been written yet shows what was on the disk before.
+        Writing into reserved space is also faster than extending a file, which every system does one write after
+        the other.
         """
         n = self._checked_range(True, n, 0)
         with self._lock:
@@ -302,8 +305,18 @@ class File:
             check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
 
     def fileno(self) -> int:
-        """The descriptor that transfers go through; opened with O_DIRECT if `direct`."""
+        """The descriptor that transfers go through; opened with O_DIRECT if `direct`.
+
+        On Windows a descriptor of the C runtime on a duplicate of the handle, which `close` closes: for `os.fstat` and
+        ``msvcrt.get_osfhandle``. `os.read` and `os.write` refuse it, because the handle is overlapped.
+        """
         self._check_open()
+        if sys.platform == "win32":
+            with self._lock:
+                self._check_open()
+                if self._descriptor is None:
+                    self._descriptor = _new_descriptor(self._handle, self._access)
+                return self._descriptor
         return self._handle
 
     def _drain(self) -> None:
@@ -401,6 +414,9 @@ class File:
         with self._lock:
             if self._released:
                 return
+            if self._descriptor is not None:
+                descriptor, self._descriptor = self._descriptor, None
+                os.close(descriptor)
             trimmed = lib.GIO_E_CLOSED
             while not self._released:
                 self._drain()
@@ -452,9 +468,23 @@ class File:
         return f"<gatherio.File {self.name!r}, mode {self.mode!r}, {state}>"
 
 
+if sys.platform == "win32":
+
+    def _new_descriptor(handle: int, access: int) -> int:
+        """A descriptor on a duplicate of the handle."""
+        import _winapi
+        import msvcrt
+
+        process = _winapi.GetCurrentProcess()
+        duplicate = _winapi.DuplicateHandle(process, handle, process, 0, False, _winapi.DUPLICATE_SAME_ACCESS)
+        flags = os.O_RDWR if access == _READ | _WRITE else os.O_WRONLY if access == _WRITE else os.O_RDONLY
+        return msvcrt.open_osfhandle(duplicate, flags | os.O_NOINHERIT | os.O_BINARY)
+
+
 def _why_direct(facts: Any) -> str:
     if facts.direct:
-        told = "as statx(2) tells" if facts.alignment_told else "assumed, for the file system does not tell"
+        teller = "the volume" if sys.platform == "win32" else "statx(2)"
+        told = f"as {teller} tells" if facts.alignment_told else "assumed, for the file system does not tell"
         multiples = f"offsets in multiples of {facts.offset_alignment} bytes, memory of {facts.memory_alignment}"
         return f"direct: {multiples}, {told}"
     if facts.direct_code == lib.GIO_E_NOT_ASKED:
@@ -477,7 +507,7 @@ def open(
     Parameters
     ----------
     path : str, bytes or os.PathLike
-        A regular file or a block device.
+        A regular file, or on Linux a block device.
     mode : {"r", "r+", "w", "w+", "x", "x+"}
         As in the built-in `open`; always binary.
     direct : bool, optional

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -43,15 +44,15 @@ def _backends() -> dict[str, dict[str, object]]:
 
 
 def _describe(file: File, path: str) -> dict[str, Any]:
-    volume = os.statvfs(path) if hasattr(os, "statvfs") else None
+    known = file.file_system
     return {
         "path": path,
-        "file_system": _FILE_SYSTEMS.get(file.file_system, hex(file.file_system)),
+        "file_system": _FILE_SYSTEMS.get(known, hex(known)) if isinstance(known, int) else known,
         "direct": file.direct,
         "reason": file.reason,
         "offset_alignment": file.alignment,
         "memory_alignment": file.memory_alignment,
-        "free_bytes": volume.f_bavail * volume.f_frsize if volume else None,
+        "free_bytes": shutil.disk_usage(path).free,
     }
 
 

@@ -9,6 +9,7 @@ to the disk.
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -38,6 +39,11 @@ FACTS: Final = _system_facts()
 PAGE_SIZE: Final = FACTS["page_size"]
 HUGE_PAGE_SIZE: Final = FACTS["huge_page_size"]
 _ADDRESS_SPACE: Final = 2**63 - 1
+_HUGE_PAGES_NEED: Final = (
+    'the user needs the right "Lock pages in memory"; they are scarce once the system has run for a while'
+    if sys.platform == "win32"
+    else "they have to be reserved: /proc/sys/vm/nr_hugepages"
+)
 
 
 def _as_shape(shape: Shape) -> tuple[int, ...]:
@@ -55,7 +61,7 @@ def _pages(nbytes: int, huge_pages: bool | None) -> Array:
     huge = lib.GIO_HUGE_AUTO if huge_pages is None else lib.GIO_HUGE_YES if huge_pages else lib.GIO_HUGE_NO
     code = lib.gio_pages_allocate(nbytes, huge, address, allocated)
     if code:
-        how = " of reserved huge pages (see /proc/sys/vm/nr_hugepages)" if huge_pages else ""
+        how = f" of huge pages ({_HUGE_PAGES_NEED})" if huge_pages else ""
         raise MemoryError(f"cannot allocate {nbytes} bytes{how}: {describe(code)}")
     size = allocated[0]
     memory = ffi.gc(address[0], lambda pages: lib.gio_pages_free(pages, size), size)
@@ -77,7 +83,7 @@ def prefault(array: Array) -> None:
 
     Notes
     -----
-    One call of madvise(2) with MADV_POPULATE_WRITE (Linux 5.14), with the GIL released.
+    One call of madvise(2) with MADV_POPULATE_WRITE (Linux 5.14); on Windows each page is touched. The GIL is released.
     """
     if array.nbytes == 0:
         return
@@ -108,8 +114,8 @@ def empty(
     order : {"C", "F"}
         As in numpy.
     huge_pages : bool, optional
-        None: from 2 MiB up the array starts on a huge page and asks for transparent ones. True: reserved huge
-        pages (MAP_HUGETLB) or MemoryError. False: none.
+        None: from 2 MiB up the array starts on a huge page and asks for transparent ones (Linux). True: reserved huge
+        pages (MAP_HUGETLB; MEM_LARGE_PAGES on Windows) or MemoryError. False: none.
     prefault : bool
         Fault all pages in now, so that the first transfer need not.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from ._native import SLICE_NS, check, describe, error, ffi, lib
+from ._native import SLICE_NS, check, describe, error, ffi, lib, os_error
 from .operation import deadline_ns, is_over, slice_ns
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def why_not(name: str, code: int) -> str:
 _PRAISE: Final = {
     "uring": "io_uring: the kernel carries requests on by itself",
     "threads": "threads: preadv2 and pwritev2 from a small pool",
+    "iocp": "iocp: overlapped calls and a completion port",
     "sync": "sync: each transfer is done when it is submitted",
 }
 
@@ -97,7 +98,7 @@ def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[An
             raise ValueError(f"unknown backend {backend!r}; this system has {', '.join(BACKENDS)}")
         native, code = try_backend(backend, depth, request_size)
         if native is None:
-            raise OSError(code if code < lib.GIO_E_TIMEOUT else errno.ENOSYS, why_not(backend, code))
+            raise os_error(code, why_not(backend, code))
         return native, backend, f"asked for by name; {_PRAISE[backend]}"
     failures: list[str] = []
     for name in BACKENDS:
@@ -105,18 +106,19 @@ def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[An
         if native is not None:
             return native, name, "; ".join([*failures, _PRAISE[name]])
         failures.append(why_not(name, code))
-    raise OSError(code, "; ".join(failures))
+    raise os_error(code, "; ".join(failures))
 
 
 class CompletionQueue:
-    """An io_uring, or a pool of threads, with the operations that are under way in it.
+    """An io_uring, a completion port or a pool of threads, with the operations that are under way in it.
 
     Parameters
     ----------
     depth : int
         Requests in flight at most, 1 to 4096. Operations beyond that wait inside the queue and start by themselves.
-    backend : {"uring", "threads", "sync"}, optional
-        None takes the best that works here. A name gives that one or OSError.
+    backend : {"uring", "threads", "iocp", "sync"}, optional
+        None takes the best that works here. A name gives that one or OSError. Linux has "uring", "threads" and
+        "sync", Windows "iocp" and "sync".
     request_size : int
         Bytes in one request at most; rounded up to whole pages. Large operations are cut into requests of this size.
 
@@ -237,6 +239,18 @@ class CompletionQueue:
             self._attendant = threading.Thread(target=_attend, args=(weakref.ref(self),), daemon=True, name="gatherio")
             self._attendant.start()
 
+    @contextlib.contextmanager
+    def _attended(self) -> Iterator[None]:
+        """Have that thread at work meanwhile."""
+        with self._lock:
+            self._watched += 1
+            self._attend()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watched -= 1
+
     # -- for users ----------------------------------------------------------------------------------------
 
     def get(self, timeout: float | None = None, max: int | None = None) -> list[Operation]:
@@ -300,8 +314,9 @@ class CompletionQueue:
         -------
         dict
             ``operations`` submitted and ``finished``; requests by call: ``reads``, ``writes`` (one run of memory each),
-            ``readvs``, ``writevs`` (several); of these ``staged``, ``ragged``, ``resumed`` after a short transfer and
-            ``retried``; ``submits`` and ``sleeps``, system calls; ``pumped``, sleeps of the queue's own thread;
+            ``scatters``, ``gathers`` (several); of these ``staged``, ``ragged``, ``resumed`` after a short transfer,
+            ``retried``, and ``handed_over`` to a thread of the queue because the system could have kept the caller
+            waiting (Windows); ``submits`` and ``sleeps``, system calls; ``pumped``, sleeps of the queue's own thread;
             ``bytes_read``, ``bytes_written``.
         """
         stats = ffi.new("gio_queue_stats *")

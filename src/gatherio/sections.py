@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import check, error, ffi, lib
+from ._native import check, encode_name, encode_path, error, ffi, lib
 
 __all__ = ["HEADER_BYTES", "Header", "Section", "checked_name", "find", "hold"]
 
@@ -42,9 +42,7 @@ class Section:
 
     @classmethod
     def of_file(cls, path: Path, access: int, flags: int, size: int) -> Section:
-        encoded = os.fsencode(path)
-        if b"\0" in encoded:
-            raise ValueError("embedded null byte in the path")
+        encoded = encode_path(path)
         place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
         code = lib.gio_section_of_file(encoded, access, flags, size, place, facts)
         if code == lib.GIO_E_EMPTY:
@@ -57,7 +55,7 @@ class Section:
     @classmethod
     def of_memory(cls, name: str | None, create: bool, access: int, flags: int, size: int) -> Section:
         place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
-        encoded = ffi.NULL if name is None else name.encode("utf-8")
+        encoded = ffi.NULL if name is None else encode_name(name)
         code = lib.GIO_E_INTERRUPTED
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
@@ -111,22 +109,34 @@ def hold(name: str, wanted: Header) -> tuple[Section, Header]:
     """Create a name, or open the one there is: what holds it, and what it stands for."""
     nbytes = HEADER_BYTES + (0 if wanted.path else wanted.size)
     holder = Section.of_memory(name, True, lib.GIO_MAP_WRITE, 0 if wanted.path else wanted.flags, nbytes)
-    if not holder.created:
-        return holder, _read(holder, name)
-    if wanted.flags & lib.GIO_MAP_RESERVE:
-        check(lib.gio_section_commit(holder.native, 0, HEADER_BYTES), "reserving memory", name)
-    raw = _LAYOUT.pack(_MAGIC, wanted.size, wanted.device, wanted.inode, wanted.flags, len(wanted.path)) + wanted.path
-    if len(raw) > HEADER_BYTES:
-        raise ValueError(f"the path of the file is too long for a name: {len(wanted.path)} bytes")
-    _start(holder)[: len(raw)] = np.frombuffer(raw, np.uint8)
-    holder.publish()
+    try:
+        if not holder.created:
+            return holder, _read(holder, name)
+        if wanted.flags & lib.GIO_MAP_RESERVE:
+            check(lib.gio_section_commit(holder.native, 0, HEADER_BYTES), "reserving memory", name)
+        _write(holder, wanted)
+        holder.publish()
+    except BaseException:
+        holder.close()
+        raise
     return holder, wanted
 
 
 def find(name: str) -> tuple[Section, Header]:
     """Open a name that exists."""
     holder = Section.of_memory(name, False, lib.GIO_MAP_WRITE, 0, 0)
-    return holder, _read(holder, name)
+    try:
+        return holder, _read(holder, name)
+    except BaseException:
+        holder.close()
+        raise
+
+
+def _write(holder: Section, wanted: Header) -> None:
+    raw = _LAYOUT.pack(_MAGIC, wanted.size, wanted.device, wanted.inode, wanted.flags, len(wanted.path)) + wanted.path
+    if len(raw) > HEADER_BYTES:
+        raise ValueError(f"the path of the file is too long for a name: {len(wanted.path)} bytes")
+    _start(holder)[: len(raw)] = np.frombuffer(raw, np.uint8)
 
 
 def _start(holder: Section) -> Bytes:

@@ -9,10 +9,13 @@
 const void *platform_path(const char *path);
 int platform_seek(FILE *file, uint64_t offset);
 uint64_t platform_allocated_bytes(const char *path); /* on the disk, holes not counted */
+int platform_huge_pages_are_automatic(void); /* large allocations start on one unasked */
 void platform_pause_ms(int ms);
 int platform_is_readable(int64_t handle, int timeout_ms); /* does it poll as readable? */
 /* After `ms`, a signal interrupts whatever system call the calling thread sleeps in. 0: no such thing here. */
 int platform_interrupt_me_after(int ms);
+/* A code by which the system says that too much memory is locked for what is in flight. 0: it never does. */
+int32_t platform_shortage_code(void);
 /* Runs `body` in a forked child and returns its result; -1: it did not come back within seconds, -2: no fork here. */
 int platform_in_forked_child(int (*body)(void *), void *argument);
 

@@ -22,6 +22,8 @@ uint64_t platform_allocated_bytes(const char *path)
     return stat(path, &status) == 0 ? (uint64_t)status.st_blocks * 512 : 0;
 }
 
+int platform_huge_pages_are_automatic(void) { return 1; }
+
 void platform_pause_ms(int ms)
 {
     struct timespec left = {ms / 1000, ms % 1000 * 1000000L};
@@ -66,6 +68,8 @@ int platform_interrupt_me_after(int ms)
     return sigaction(SIGUSR1, &action, NULL) == 0 && pthread_create(&thread, NULL, interrupt, due) == 0 &&
            pthread_detach(thread) == 0;
 }
+
+int32_t platform_shortage_code(void) { return 0; }
 
 int platform_in_forked_child(int (*body)(void *), void *argument)
 {

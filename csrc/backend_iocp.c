@@ -1,0 +1,260 @@
+/* backend_iocp.c: overlapped calls and a completion port.
+ *
+ * A completion port is a queue in the kernel. Each handle is bound to it once, when it is opened, and from then on
+ * every call on the handle that the system accepts ends as one packet in the port, in whatever order. The packet brings
+ * the address of the call's OVERLAPPED, and that is a request's own: element i of `calls` is request i's. A call that
+ * finishes while it is being made sends its packet, too (we do not ask for FILE_SKIP_COMPLETION_PORT_ON_SUCCESS), so that
+ * "finished at once" and "pending" are one case; one that is refused sends none.
+ *
+ * The rules that this rests on:
+ *
+ *   - The OVERLAPPED, the list of pages and the pages themselves stay where they are until the packet has been taken off;
+ *     what the OVERLAPPED says before that means nothing.
+ *   - GetQueuedCompletionStatusEx returns TRUE when it took off packets, also those of failed calls: each result is
+ *     looked at for itself (gio_overlapped_result).
+ *   - CancelIoEx asks. The packet still comes, with ERROR_OPERATION_ABORTED or with the full result.
+ *   - A thread that exits takes its pending calls with it only where the handle is not bound to a port.
+ *
+ * Who makes the call? The submitting thread, where Windows only takes note of it. But it carries some calls out while the
+ * caller waits: writes beyond what the file has had written to it so far, all of a compressed or encrypted file, and
+ * writes through the cache, which throttles. These go to the issuer, a thread of the queue's own that is made when it is
+ * first needed, and count as `handed_over`.
+ */
+#include "os_windows.h"
+
+#include <stdlib.h>
+
+enum { PACKETS_MAX = 64 }; /* taken off in one call */
+
+typedef struct {
+    gio_queue *queue;
+    HANDLE handle;
+    gio_overlapped_call *calls; /* one for each request of the queue */
+    OVERLAPPED_ENTRY packets[PACKETS_MAX]; /* taken off by the one who sleeps, settled under the lock */
+    ULONG packet_count;
+    int32_t woken; /* a packet of no call is on its way */
+
+    gio_thread issuer;
+    gio_condition work;
+    gio_request *first, *last; /* for the issuer */
+    int32_t issuer_started, stop;
+} port;
+
+static gio_overlapped_call *call_of(const gio_queue *queue, const gio_request *request)
+{
+    return &((port *)queue->backend_state)->calls[request - queue->requests];
+}
+
+/* ---- making calls --------------------------------------------------------------------------------------- */
+
+static void *issuer(void *argument)
+{
+    port *port = argument;
+    gio_queue *queue = port->queue;
+
+    gio_mutex_lock(&queue->mutex);
+    for (;;) {
+        gio_request *request = port->first;
+        if (request == NULL) {
+            if (port->stop)
+                break;
+            gio_condition_wait(&port->work, &queue->mutex, -1);
+            continue;
+        }
+        port->first = request->next;
+        gio_mutex_unlock(&queue->mutex);
+        /* Once the call is accepted its packet may be settled, and the request be another's, before we are back. */
+        DWORD error = gio_overlapped_issue(call_of(queue, request), request);
+        gio_mutex_lock(&queue->mutex);
+        if (error) {
+            gio_request_returned(queue, request, gio_overlapped_failure(request, error));
+            gio_queue_advance(queue);
+        }
+    }
+    gio_mutex_unlock(&queue->mutex);
+    return NULL;
+}
+
+/* Whether Windows may carry the request out while the caller waits. */
+static int may_block(const gio_request *request)
+{
+    const gio_file *file = request->operation->file;
+    const gio_piece *piece = &request->piece;
+
+    if (file->may_block)
+        return 1;
+    if (request->operation->direction == GIO_READ)
+        return 0;
+    return gio_request_handle(request) == file->buffered_handle ||
+           piece->file_offset + piece->file_length > file->valid_end;
+}
+
+static int hand_over(gio_queue *queue, gio_request *request)
+{
+    port *port = queue->backend_state;
+
+    if (!port->issuer_started) {
+        if (gio_thread_start(&port->issuer, issuer, port))
+            return 0; /* then the caller has to wait */
+        port->issuer_started = 1;
+    }
+    request->next = NULL;
+    if (port->first)
+        port->last->next = request;
+    else
+        port->first = request;
+    port->last = request;
+    queue->stats.handed_over++;
+    gio_condition_wake_one(&port->work);
+    return 1;
+}
+
+static void iocp_start(gio_queue *queue, gio_request *request)
+{
+    if (may_block(request) && hand_over(queue, request))
+        return;
+    DWORD error = gio_overlapped_issue(call_of(queue, request), request);
+    if (error)
+        gio_request_returned(queue, request, gio_overlapped_failure(request, error));
+}
+
+static void iocp_submit(gio_queue *queue)
+{
+    (void)queue; /* the calls have been made, or the issuer has been told */
+}
+
+/* What the issuer has not taken yet ends here; the system is asked to drop the rest. */
+static void iocp_cancel(gio_queue *queue, gio_request *request)
+{
+    port *port = queue->backend_state;
+    gio_request *previous = NULL;
+
+    for (gio_request *at = port->first; at; previous = at, at = at->next)
+        if (at == request) {
+            if (previous)
+                previous->next = at->next;
+            else
+                port->first = at->next;
+            if (port->last == at)
+                port->last = previous;
+            gio_request_returned(queue, request, -(int64_t)gio_code_cancelled());
+            return;
+        }
+    CancelIoEx((HANDLE)(intptr_t)gio_request_handle(request), &call_of(queue, request)->overlapped);
+}
+
+/* ---- packets -------------------------------------------------------------------------------------------- */
+
+static void settle_packets(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+
+    for (ULONG i = 0; i < port->packet_count; i++) {
+        OVERLAPPED *overlapped = port->packets[i].lpOverlapped;
+        if (overlapped == NULL) {
+            port->woken = 0;
+            continue;
+        }
+        gio_overlapped_call *call = CONTAINING_RECORD(overlapped, gio_overlapped_call, overlapped);
+        gio_request *request = &queue->requests[call - port->calls];
+        gio_request_returned(queue, request, gio_overlapped_result(call, request, FALSE));
+    }
+    port->packet_count = 0;
+}
+
+/* Takes off what is there, or what arrives within the time. */
+static int32_t take_packets(port *port, DWORD timeout_ms)
+{
+    if (GetQueuedCompletionStatusEx(port->handle, port->packets, PACKETS_MAX, &port->packet_count, timeout_ms, FALSE))
+        return 0;
+    DWORD error = GetLastError();
+    port->packet_count = 0;
+    return error == WAIT_TIMEOUT ? GIO_E_TIMEOUT : (int32_t)error;
+}
+
+static void iocp_reap(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+
+    settle_packets(queue); /* those that a sleeper took off */
+    while ((queue->requests_started != 0 || port->woken) && take_packets(port, 0) == 0)
+        settle_packets(queue);
+}
+
+static int32_t iocp_sleep(gio_queue *queue, int64_t timeout_ns)
+{
+    uint64_t timeout_ms = ((uint64_t)timeout_ns + 999999) / 1000000; /* not before the time is up */
+    return take_packets(queue->backend_state,
+                        timeout_ns < 0 ? INFINITE : (DWORD)gio_min(timeout_ms, INFINITE - 1));
+}
+
+/* A packet of no call makes the sleeper look up. */
+static void iocp_wake(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+    if (!port->woken)
+        port->woken = PostQueuedCompletionStatus(port->handle, 0, 0, NULL);
+}
+
+/* ---- opening and closing -------------------------------------------------------------------------------- */
+
+static int32_t iocp_open(gio_queue *queue)
+{
+    port *port = calloc(1, sizeof *port);
+    if (port == NULL)
+        return ERROR_NOT_ENOUGH_MEMORY;
+    port->queue = queue;
+    port->calls = calloc(queue->depth, sizeof *port->calls);
+    port->handle = port->calls ? CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0) : NULL;
+    if (port->handle == NULL) {
+        int32_t code = port->calls ? (int32_t)GetLastError() : ERROR_NOT_ENOUGH_MEMORY;
+        free(port->calls);
+        free(port);
+        return code;
+    }
+    gio_condition_init(&port->work);
+    queue->backend_state = port;
+    return 0;
+}
+
+static void iocp_close(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+
+    gio_mutex_lock(&queue->mutex);
+    port->stop = 1;
+    gio_condition_wake_all(&port->work);
+    gio_mutex_unlock(&queue->mutex);
+    if (port->issuer_started)
+        gio_thread_join(&port->issuer);
+    gio_condition_destroy(&port->work);
+    CloseHandle(port->handle);
+    for (uint32_t i = 0; i < queue->depth; i++)
+        gio_overlapped_free(&port->calls[i]);
+    free(port->calls);
+    free(port);
+}
+
+static int32_t bind_handle(port *port, int64_t handle)
+{
+    return CreateIoCompletionPort((HANDLE)(intptr_t)handle, port->handle, 0, 0) ? 0 : (int32_t)GetLastError();
+}
+
+static int32_t iocp_adopt(gio_queue *queue, gio_file *file)
+{
+    int32_t code = bind_handle(queue->backend_state, file->handle);
+    return code || file->buffered_handle == file->handle ? code : bind_handle(queue->backend_state, file->buffered_handle);
+}
+
+const gio_backend gio_backend_iocp = {
+    .name = "iocp",
+    .open = iocp_open,
+    .close = iocp_close,
+    .start = iocp_start,
+    .submit = iocp_submit,
+    .reap = iocp_reap,
+    .cancel = iocp_cancel,
+    .sleep = iocp_sleep,
+    .wake = iocp_wake,
+    .adopt = iocp_adopt,
+};
