@@ -34,7 +34,7 @@ enum {
     GIO_E_NOT_ASKED = 0x2000000a,   /* buffered because the caller asked for that */
     GIO_E_TOO_OLD = 0x2000000b,     /* the kernel's io_uring lacks a feature that this library builds on */
     GIO_E_COARSE = 0x2000000c,      /* direct I/O only in blocks larger than a staging buffer */
-    GIO_E_MAPPED = 0x2000000d,      /* the file would become shorter than this process has mapped it */
+    GIO_E_MAPPED = 0x2000000d,      /* the file cannot become shorter: it is mapped */
     GIO_E_SHRUNK = 0x2000000e,      /* a mapped file has become shorter than the range */
     GIO_E_EMPTY = 0x2000000f,       /* an empty file cannot be mapped */
     GIO_E_BEYOND = 0x20000010,      /* beyond the end of what there is to map */
@@ -258,8 +258,9 @@ void gio_section_unmap(gio_section *section, void *address, uint64_t nbytes);
 int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes);
 int32_t gio_section_flush_all(gio_section *section);
 int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes, int32_t advice);
-/* Of a section made with GIO_MAP_RESERVE. `offset` is a multiple of the granularity. BEYOND: not all of it is. */
-int32_t gio_section_commit(gio_section *section, uint64_t offset, uint64_t nbytes);
+/* Of a section made with GIO_MAP_RESERVE, the range at `address` in a window and `offset` in the section, both multiples of
+ * the granularity. BEYOND: not all of it is committed. */
+int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
 /* Between a window and other memory, GIO_READ out of the window. SHRUNK, and no fault, where the file has become
  * shorter than `end`, where the range ends in the file. */

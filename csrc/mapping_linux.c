@@ -5,7 +5,7 @@
  * section's being closed, for arrays lie in them; the structure goes with the last of both.
  *
  * A file that is cut shorter under a mapping turns its tail into SIGBUS. Within this process that is refused, as Windows
- * does: all sections are in one list, and gio_mapped_end tells who sets a file's length how far it is mapped. Against other
+ * does: all sections are in one list, and who sets a file's length asks gio_is_mapped. Against other
  * processes nothing helps but not to touch the memory oneself: gio_section_copy has the kernel do it
  * (process_vm_readv(2) with our own process at both ends), which answers EFAULT where a load would be a SIGBUS.
  *
@@ -129,15 +129,14 @@ static void leave(gio_section *section)
     unlock_list();
 }
 
-uint64_t gio_mapped_end(uint64_t device, uint64_t inode)
+int gio_is_mapped(uint64_t device, uint64_t inode)
 {
-    uint64_t end = 0;
     lock_list();
-    for (const gio_section *at = sections; at; at = at->next)
-        if (at->is_file && at->device == device && at->inode == inode && (!at->closed || at->windows != 0))
-            end = gio_max(end, at->size);
+    const gio_section *at = sections;
+    while (at && !(at->is_file && at->device == device && at->inode == inode && (!at->closed || at->windows != 0)))
+        at = at->next;
     unlock_list();
-    return end;
+    return at != NULL;
 }
 
 /* ---- making sections ---------------------------------------------------------------------------------------- */
@@ -573,8 +572,9 @@ int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes,
 }
 
 /* Memory of a section that was only reserved: allocate it, and touch it, so that gio_section_committed finds it. */
-int32_t gio_section_commit(gio_section *section, uint64_t offset, uint64_t nbytes)
+int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
 {
+    (void)address; /* of a window that may be read-only, or a copy */
     int result;
     int32_t code = would_fit(nbytes);
     if (code == 0)

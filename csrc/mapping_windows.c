@@ -29,7 +29,8 @@ struct gio_section {
     HANDLE file;         /* or INVALID_HANDLE_VALUE */
     HANDLE handle;       /* NULL: closed */
     HANDLE gate;         /* a mutex that we own, or NULL */
-    DWORD view;          /* access of views */
+    DWORD view;          /* access of views ... */
+    DWORD protection;    /* ... and of their pages */
     int32_t closed;      /* takes no more calls ... */
     uint64_t calls;      /* ... and the handles go when these have left */
     window *windows;
@@ -107,6 +108,7 @@ static int32_t new_section(int32_t access, int32_t flags, gio_section **out)
         return ERROR_NOT_ENOUGH_MEMORY;
     section->file = INVALID_HANDLE_VALUE;
     section->held = 1;
+    section->protection = protection(access, flags);
     section->view = views[access] | (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0) |
                     (flags & GIO_MAP_LARGE_PAGES ? VIEW_LARGE_PAGES : 0);
     *out = section;
@@ -421,23 +423,13 @@ int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes,
     return 0;
 }
 
-/* Pages are committed through a view, and then are for all views, in every process. */
-int32_t gio_section_commit(gio_section *section, uint64_t offset, uint64_t nbytes)
+/* Through one view, and then they are for all, in every process. */
+int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
 {
-    int32_t code = enter(section);
-    if (code)
-        return code;
-    void *view = MapViewOfFile(section->handle, section->view, (DWORD)(offset >> 32), (DWORD)offset, (SIZE_T)nbytes);
-    if (view == NULL) {
-        code = (int32_t)GetLastError();
-    } else {
-        DWORD writes = section->view & FILE_MAP_EXECUTE ? PAGE_EXECUTE_READWRITE : PAGE_READWRITE;
-        if (VirtualAlloc(view, (SIZE_T)nbytes, MEM_COMMIT, section->view & FILE_MAP_WRITE ? writes : PAGE_READONLY) == NULL)
-            code = (int32_t)GetLastError();
-        UnmapViewOfFile(view);
-    }
-    leave(section);
-    return code;
+    (void)offset;
+    if (VirtualAlloc(address, (SIZE_T)nbytes, MEM_COMMIT, section->protection) == NULL)
+        return (int32_t)GetLastError();
+    return 0;
 }
 
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)

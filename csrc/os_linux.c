@@ -328,11 +328,8 @@ static int32_t check_not_mapped(int fd, uint64_t size)
     struct stat status;
     if (fstat(fd, &status) < 0)
         return errno;
-    uint64_t shorter = gio_min(size, (uint64_t)status.st_size);
-    return shorter < (uint64_t)status.st_size &&
-                   shorter < gio_mapped_end((uint64_t)status.st_dev, (uint64_t)status.st_ino)
-               ? GIO_E_MAPPED
-               : 0;
+    int shorter = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
+    return shorter && gio_is_mapped((uint64_t)status.st_dev, (uint64_t)status.st_ino) ? GIO_E_MAPPED : 0;
 }
 
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,

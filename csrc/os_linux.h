@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* mapping_linux.c: how far this process has mapped the file; 0: not at all. It must not become shorter than that. */
-uint64_t gio_mapped_end(uint64_t device, uint64_t inode);
+/* mapping_linux.c: whether this process has mapped the file, which must then not become shorter. */
+int gio_is_mapped(uint64_t device, uint64_t inode);
 
 #endif

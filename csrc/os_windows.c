@@ -617,8 +617,6 @@ DWORD gio_overlapped_issue(gio_overlapped_call *call, const gio_request *request
 
 int64_t gio_overlapped_failure(const gio_request *request, DWORD error)
 {
-    if (error == ERROR_LOCK_VIOLATION)
-        return -(int64_t)GIO_E_LOCKED;
     return error == ERROR_HANDLE_EOF && request->operation->direction == GIO_READ ? 0 : -(int64_t)error;
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("bench_transfer", "bench_npy")
+SCRIPTS = ("bench_transfer", "bench_npy", "bench_mapping")
 
 
 @pytest.fixture

@@ -74,7 +74,8 @@ def test_sdist_builds_and_tests_itself(sdist_names: set[str]) -> None:
         "CONTRIBUTING.md",
     ]
     tests = [f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")]
-    assert {*needed, *tests, ".ci/run", "src/gatherio/py.typed"} <= sdist_names
+    examples = [f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")]
+    assert {*needed, *tests, *examples, ".ci/run", "src/gatherio/py.typed"} <= sdist_names
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:

@@ -24,7 +24,7 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_UNTOLD: "this file system keeps its files in memory and has no direct I/O",
     lib.GIO_E_NOT_ASKED: "buffered as asked (direct=False)",
     lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
-    lib.GIO_E_MAPPED: "the file cannot become shorter than it is mapped: close the mapping and drop its arrays first",
+    lib.GIO_E_MAPPED: "the file is mapped and cannot become shorter: close the mapping and drop its arrays first",
     lib.GIO_E_LOCKED: "a lock on the range, or on a part of it, is in the way",
     lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
     lib.GIO_E_NO_FILE: "only regular files can be mapped, and memory",
@@ -74,6 +74,8 @@ _WINDOWS_NUMBERS: Final[dict[int, int]] = {
 }
 # What Windows says where a rule of ours says no before it is asked.
 _WINDOWS_CODES: Final[dict[int, int]] = {lib.GIO_E_LOCKED: 33, lib.GIO_E_NOT_LOCKED: 158, lib.GIO_E_MAPPED: 1224}
+if sys.platform == "win32":
+    _KINDS[33] = LockedError  # ERROR_LOCK_VIOLATION, of a transfer
 
 
 def describe(code: int) -> str:

@@ -569,10 +569,13 @@ class Mapping:
         offset, nbytes = self._checked_range(offset, length)
         if not self._flags & lib.GIO_MAP_RESERVE:
             raise ValueError("only memory that was made with reserve=True is committed part by part")
-        if nbytes:
-            start, stop = self._tight_span(self._base + offset, self._base + offset + nbytes)
-            code = lib.gio_section_commit(self._section.native, start, stop - start)
+        step = self._section.granularity
+        start = (self._base + offset) // step * step - self._base
+        for window, position, part in self._windows_over(start, offset + nbytes - start):
+            address = ffi.from_buffer("char[]", window) + position
+            code = lib.gio_section_commit(self._section.native, address, self._base + start, part)
             self._check(code, f"committing {nbytes} bytes at offset {offset}")
+            start += part
 
     def advise(
         self,

@@ -112,8 +112,6 @@ def hold(name: str, wanted: Header) -> tuple[Section, Header]:
     try:
         if not holder.created:
             return holder, _read(holder, name)
-        if wanted.flags & lib.GIO_MAP_RESERVE:
-            check(lib.gio_section_commit(holder.native, 0, HEADER_BYTES), "reserving memory", name)
         _write(holder, wanted)
         holder.publish()
     except BaseException:
@@ -136,7 +134,11 @@ def _write(holder: Section, wanted: Header) -> None:
     raw = _LAYOUT.pack(_MAGIC, wanted.size, wanted.device, wanted.inode, wanted.flags, len(wanted.path)) + wanted.path
     if len(raw) > HEADER_BYTES:
         raise ValueError(f"the path of the file is too long for a name: {len(wanted.path)} bytes")
-    _start(holder)[: len(raw)] = np.frombuffer(raw, np.uint8)
+    window = _start(holder)
+    if wanted.flags & lib.GIO_MAP_RESERVE:
+        code = lib.gio_section_commit(holder.native, ffi.from_buffer("char[]", window), 0, HEADER_BYTES)
+        check(code, "committing the beginning of reserved memory")
+    window[: len(raw)] = np.frombuffer(raw, np.uint8)
 
 
 def _start(holder: Section) -> Bytes:
