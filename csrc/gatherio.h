@@ -10,7 +10,8 @@
  *     (`_ns`), and a negative time means for ever.
  *   - Memory named by a segment belongs to the kernel from gio_submit until the operation's outcome has been
  *     told. Nothing the caller does (cancel, time out, close) shortens that.
- *   - After fork(), everything that the parent opened answers GIO_E_FORKED in the child and touches nothing.
+ *   - After fork(), everything that the parent opened answers GIO_E_FORKED in the child and touches nothing, but for
+ *     sections and what is mapped of them.
  *
  * Between the two cdef marks stands what Python sees: fixed-width integers and opaque pointers only, so that the
  * generated module is the same on every system.
@@ -225,7 +226,8 @@ void gio_event_free(gio_event *event);
  * `size` 0 is the file's; a longer file is made so first, with its space reserved. Memory is zero at first. A name is
  * plain text in the system's own encoding, known to this user only; who creates it (`created`) keeps others out until
  * gio_section_publish. Such a call may wait for another process, and be INTERRUPTED.
- * gio_section_close lets go of the file and the name; windows stay. gio_section_free comes last for the owner. */
+ * gio_section_close lets go of the file and the name; windows stay. gio_section_free comes last for the owner. Sections
+ * are an exception to the rule about fork(): the child goes on with its parent's, and has names open in its own right. */
 typedef struct gio_section gio_section;
 typedef struct {
     uint64_t size;        /* in bytes; of a name that existed, what there is */
@@ -249,7 +251,6 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
 int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
                               gio_section **section, gio_section_facts *facts);
 void gio_section_publish(gio_section *section);
-void gio_section_forked(gio_section *section); /* in a forked child, which then has the name open in its own right */
 void gio_section_close(gio_section *section);
 void gio_section_free(gio_section *section);
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);

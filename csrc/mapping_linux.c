@@ -23,7 +23,7 @@
  *
  * They are OFD locks: they belong to the descriptor that open(2) made, not to the process, so that a process may open a
  * name twice. A forked child has that same descriptor and would speak for its parent: it takes one of its own
- * (gio_section_forked).
+ * (hold_names_in_child).
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -49,15 +49,15 @@ enum { HUGE_PAGE_BYTES = 2 * 1024 * 1024, HUGE_PAGE_SHIFT = 21 };
 static const off_t GATE = (off_t)1 << 62, LIFE = ((off_t)1 << 62) + 1;
 
 struct gio_section {
-    gio_section *next; /* in the list of all */
-    int fd;        /* of what is mapped */
-    int gate;      /* of the same file, with the locks of the name, or -1; not mapped, for a mapping keeps locks alive */
-    char *name;    /* its path in /dev/shm, or NULL */
+    gio_section *next;     /* in the list of all */
+    int fd;                /* of what is mapped */
+    int gate;              /* of the same file, with the locks of the name, or -1. Not mapped: that keeps locks alive */
+    char *name;            /* its path in /dev/shm, or NULL */
     uint64_t device, inode, size;
     int protection, flags; /* of mmap */
     int is_file;           /* somebody else may cut it shorter */
     int closed;            /* takes no more calls ... */
-    uint64_t calls;        /* ... and the descriptor goes when these have left */
+    uint64_t calls;        /* ... and the descriptors go when these have left */
     uint64_t windows;
     int held;              /* by its owner, until gio_section_free */
 };
@@ -68,10 +68,12 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* guards the list and
 static gio_section *sections;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* A forked child goes on using what is mapped, so the mutex must not be some other thread's there. */
 static void lock_list(void) { pthread_mutex_lock(&mutex); }
 static void unlock_list(void) { pthread_mutex_unlock(&mutex); }
-static void watch_forks(void) { pthread_atfork(lock_list, unlock_list, unlock_list); }
+
+/* A forked child goes on using what is mapped: the list must be whole then, and the mutex not some other thread's. */
+static void hold_names_in_child(void);
+static void watch_forks(void) { pthread_atfork(lock_list, unlock_list, hold_names_in_child); }
 
 static void link_section(gio_section *section)
 {
@@ -83,6 +85,7 @@ static void link_section(gio_section *section)
 }
 
 static void remove_name(const char *path, int fd);
+static void close_gate(int fd);
 
 /* List locked, and released meanwhile. Gives back what nobody needs any more. */
 static void settle(gio_section *section)
@@ -95,7 +98,7 @@ static void settle(gio_section *section)
         close(fd);
         if (gate >= 0) {
             remove_name(section->name, gate);
-            close(gate);
+            close_gate(gate);
         }
         lock_list();
         section->calls--;
@@ -161,7 +164,7 @@ static void discard(gio_section *section)
     if (section->fd >= 0)
         close(section->fd);
     if (section->gate >= 0)
-        close(section->gate);
+        close_gate(section->gate);
     free(section->name);
     free(section);
 }
@@ -295,6 +298,17 @@ static int32_t lock_byte(int fd, off_t byte, short type, int waits)
     return errno == EINTR ? GIO_E_INTERRUPTED : errno == EACCES ? EAGAIN : errno;
 }
 
+/* Closing gives locks back only with the last descriptor, and a child that was forked in this moment may have one. */
+static void close_gate(int fd)
+{
+    struct flock all;
+    memset(&all, 0, sizeof all);
+    all.l_type = F_UNLCK;
+    all.l_whence = SEEK_SET;
+    fcntl(fd, F_OFD_SETLK, &all);
+    close(fd);
+}
+
 /* Nobody else's file, no link, no pipe: /dev/shm is everybody's. */
 static int32_t check_ours(int fd, struct stat *status)
 {
@@ -350,7 +364,7 @@ static void sweep(void)
         if (check_ours(fd, &status) == 0 && lock_byte(fd, GATE, F_WRLCK, 0) == 0 &&
             lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && still_has_the_name(path, &status))
             unlink(path);
-        close(fd);
+        close_gate(fd);
     }
     if (folder)
         closedir(folder);
@@ -381,7 +395,7 @@ static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone
                 return 0;
             }
         }
-        close(fd);
+        close_gate(fd);
         if (code)
             return code;
     }
@@ -389,7 +403,7 @@ static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone
 
 static int32_t fill_new_name(int fd, int32_t flags, uint64_t size)
 {
-    if (ftruncate(fd, 0) < 0) /* what the dead have left */
+    if (ftruncate(fd, 0) < 0 /* what the dead have left */ || fchmod(fd, 0600) < 0 /* whatever the umask */)
         return errno;
     if (flags & GIO_MAP_RESERVE)
         return ftruncate(fd, (off_t)size) < 0 ? errno : 0;
@@ -467,19 +481,22 @@ int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, 
     return of_nameless_memory(access, flags, size, out, facts);
 }
 
-/* The child shares its parent's descriptor and with it the parent's locks. One of its own, with its own share of life;
- * where that fails, the name is the parent's alone. */
-void gio_section_forked(gio_section *section)
+/* The child shares its parent's descriptors and with them the parent's locks. Ones of its own, with its own share of life;
+ * where that fails, the name is the parent's alone. The list is locked: by the thread that forked. */
+static void hold_names_in_child(void)
 {
-    if (section->gate < 0)
-        return;
-    int gate = open_again(section->gate);
-    if (gate >= 0 && lock_byte(gate, LIFE, F_RDLCK, 0) != 0) {
-        close(gate);
-        gate = -1;
+    for (gio_section *at = sections; at; at = at->next) {
+        if (at->gate < 0)
+            continue;
+        int gate = open_again(at->gate);
+        if (gate >= 0 && lock_byte(gate, LIFE, F_RDLCK, 0) != 0) {
+            close(gate);
+            gate = -1;
+        }
+        close(at->gate);
+        at->gate = gate;
     }
-    close(section->gate);
-    section->gate = gate;
+    unlock_list();
 }
 
 void gio_section_close(gio_section *section)

@@ -305,8 +305,6 @@ void gio_section_publish(gio_section *section)
     section->gate = NULL;
 }
 
-void gio_section_forked(gio_section *section) { (void)section; } /* Windows has no fork */
-
 void gio_section_close(gio_section *section)
 {
     lock_list();

@@ -258,7 +258,15 @@ class File:
         return int(size[0])
 
     def truncate(self, n: int) -> None:
-        """Set the file's length to `n` bytes, once what is in flight has finished. Growing fills with zeros."""
+        """Set the file's length to `n` bytes, once what is in flight has finished. Growing fills with zeros.
+
+        Raises
+        ------
+        LockedError
+            Between the old and the new end somebody else has a lock, or this object a shared one.
+        OSError
+            EBUSY: it would become shorter, and this process has mapped it (`Mapping`).
+        """
         n = self._checked_range(True, n, 0)
         with self._lock:
             self._check_open()

@@ -80,9 +80,14 @@ def checked_range(offset: int, length: int) -> tuple[int, int]:
 def _try(file: File, offset: int, length: int, exclusive: bool) -> Lock:
     number = ffi.new("uint64_t *")
     file._check_open()
-    code = lib.gio_file_lock(file._native, offset, length, exclusive, number)
-    if code == 0:
-        return Lock(file, offset, length, exclusive, number[0])
+    try:
+        code = lib.gio_file_lock(file._native, offset, length, exclusive, number)
+        if code == 0:
+            return Lock(file, offset, length, exclusive, number[0])
+    except BaseException:  # Ctrl-C just now: nobody would know of the lock
+        if number[0]:
+            lib.gio_file_unlock(file._native, offset, length, number[0])
+        raise
     file._check_open()
     raise error(code, f"locking {_range(offset, length)}{'' if exclusive else ', shared'}", file.name)
 

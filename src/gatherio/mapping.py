@@ -115,6 +115,7 @@ class Mapping:
 
     _section: Section = None  # type: ignore[assignment]  # what is mapped; None while it is being made
     _holder: Section | None = None  # what has the name; the same as `_section` for named memory that is written
+    _whole_path: str | bytes  # wherever the working directory moves
     _access: int
     _flags: int
     _closed = True
@@ -152,10 +153,10 @@ class Mapping:
     def _make(self, path: Path | None, name: str | None, size: int | None) -> None:
         wanted = Header(size or 0, 0, 0, self._flags, b"")
         if path is not None:
+            self._whole_path = os.path.abspath(os.fspath(path))
             self._section = Section.of_file(path, self._access, self._flags, size or 0)
             self.size = self._section.size
-            whole_path = os.path.abspath(os.fsencode(path))
-            wanted = Header(self.size, *self._section.identity, self._flags, whole_path)
+            wanted = Header(self.size, *self._section.identity, self._flags, os.fsencode(self._whole_path))
         elif name is None:
             self._section = Section.of_memory(None, True, self._access, self._flags, wanted.size)
             self.size = wanted.size
@@ -194,7 +195,7 @@ class Mapping:
             self._map_named_memory(found)
         else:
             path = os.fsdecode(found.path)
-            self.path = path
+            self.path = self._whole_path = path
             self._section = Section.of_file(path, self._access, self._flags, found.size)
             self.size = self._section.size
             if self._section.identity != (found.device, found.inode):
@@ -640,7 +641,7 @@ class Mapping:
             return _open_name, (self.name, self.access, execute)
         if self.path is None:
             raise TypeError("memory without a name cannot be pickled: give it one")
-        return _open_file, (os.path.abspath(os.fspath(self.path)), self.access, self.size, execute)
+        return _open_file, (self._whole_path, self.access, self.size, execute)
 
     def __repr__(self) -> str:
         what = f"{self.path!r}" if self.path is not None else "memory"
@@ -668,14 +669,9 @@ _living: weakref.WeakSet[Mapping] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """What is mapped is the child's as well. Locks may have been another thread's; names need a hold of their own."""
+    """What is mapped is the child's as well; but a lock may have been another thread's."""
     for mapping in list(_living):
         mapping._lock = threading.RLock()
-        if mapping._closed:
-            continue
-        lib.gio_section_forked(mapping._section.native)
-        if mapping._holder is not None and mapping._holder is not mapping._section:
-            lib.gio_section_forked(mapping._holder.native)
 
 
 if hasattr(os, "register_at_fork"):
