@@ -56,6 +56,15 @@ class Bed:
         return self.folder / "prefix"
 
     @property
+    def drive_c(self) -> Path:
+        return self.prefix / "drive_c"
+
+    @property
+    def temp(self) -> Path:
+        """Where each run has a folder."""
+        return self.drive_c / "tmp"
+
+    @property
     def include(self) -> Path:
         return self.folder / "include"
 
