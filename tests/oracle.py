@@ -126,6 +126,7 @@ def assert_same_bytes(found: bytes | Array, expected: bytes | Array, start: int 
 _WINDOWS_CODES = {
     errno.EIO: 1117,  # ERROR_IO_DEVICE
     errno.ENOSPC: 112,  # ERROR_DISK_FULL
+    errno.EDQUOT: 1295,  # ERROR_DISK_QUOTA_EXCEEDED
     errno.EINTR: 1237,  # ERROR_RETRY
     errno.EAGAIN: 1237,
     errno.ECANCELED: 995,  # ERROR_OPERATION_ABORTED
@@ -199,4 +200,5 @@ def run_python(
 
 def strace(log: Path, *options: str) -> list[str]:
     """A command prefix: strace of a process and all its threads, into `log`."""
+    skip_on_windows("it has no strace")
     return [require("strace", "strace"), "-f", "-qq", "-s", "256", "-o", str(log), *options]

@@ -118,6 +118,8 @@ def test_a_dropped_file_of_the_shared_queue(folder: Path, direct: bool | None) -
 def test_a_dropped_file_is_closed_even_if_warnings_are_errors(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ignored: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: ignored.append(str(args.exc_value)))
+    with gio.open(disk_dir / "another", "w", preallocate=MIB) as f:  # from here on there is the shared queue
+        f.write_at(words(0, PAGE), 0).result()
     gc.collect()
     handles = handle_count()
     with warnings.catch_warnings():
