@@ -191,7 +191,7 @@ def make_python_exe(bed: Bed, exported: dict[str, str]) -> None:
     manifest, resources = HERE / "python.manifest", bed.libs / "python.res"
     (bed.libs / "python.rc").write_text(f'1 24 "{manifest}"\n')  # 1: of the program itself; 24: a manifest
     run(WINDRES, "--output-format=coff", bed.libs / "python.rc", resources)
-    target = ["-municode", "-s", "-o", bed.python / "python.exe"]
+    target: list[str | Path] = ["-municode", "-s", "-o", bed.python / "python.exe"]
     run(GCC, "-O2", "-Wall", "-Wextra", *target, HERE / "python.c", resources, f"-L{bed.libs}", "-lpython311")
 
 
