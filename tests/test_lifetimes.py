@@ -28,7 +28,7 @@ from oracle import (
     target,
     words,
 )
-from this_process import handle_count
+from this_process import comes_down, handle_count
 
 import gatherio as gio
 
@@ -129,7 +129,7 @@ def test_a_dropped_file_is_closed_even_if_warnings_are_errors(disk_dir: Path, mo
         del f
         gc.collect()
     assert len(ignored) == 1 and "unclosed file" in ignored[0]
-    assert handle_count() == handles
+    assert comes_down(handle_count, handles)
     assert_same_bytes((disk_dir / "file").read_bytes(), words(0, PAGE))
 
 
@@ -433,15 +433,16 @@ def test_unclosed_files_are_warned_of_at_exit(disk_dir: Path) -> None:
 
 def test_importing_starts_nothing() -> None:
     script = """
-        import os
+        import os, sys
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         import asyncio, numpy
         from this_process import handle_count, thread_count
-        before = thread_count(), handle_count()
+        threads, handles = thread_count(), handle_count()
         import gatherio
-        print(before == (thread_count(), handle_count()))
+        libraries = 2 if sys.platform == "win32" else 0  # loaded: a handle each
+        print(thread_count() == threads, handle_count() <= handles + libraries)
     """
-    assert run_python(script) == "True\n"
+    assert run_python(script) == "True True\n"
 
 
 @not_on_windows("it has no setrlimit")
