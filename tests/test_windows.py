@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from oracle import FOREVER, GIB, KIB, MIB, PAGE, assert_same_bytes, placed, set_fault, target, words
+from oracle import FOREVER, GIB, KIB, MIB, PAGE, assert_same_bytes, handle_mode, placed, set_fault, target, words
 from this_process import comes_down, handle_count
 
 import gatherio as gio
@@ -384,6 +384,15 @@ def test_fileno_is_a_descriptor_of_the_same_file(disk_dir: Path) -> None:
         os.fstat(number)
     with pytest.raises(ValueError, match="closed"):
         f.fileno()
+
+
+@pytest.mark.parametrize("direct", [None, False], ids=["direct", "buffered"])
+def test_durable_files_are_written_through(disk_dir: Path, direct: bool | None) -> None:
+    write_through = 2  # FILE_WRITE_THROUGH
+    with gio.open(disk_dir / "file", "w", direct=direct, durable=True) as f:
+        assert handle_mode(f.fileno()) & write_through
+    with gio.open(disk_dir / "file", "w", direct=direct) as f:
+        assert not handle_mode(f.fileno()) & write_through
 
 
 def test_no_handle_is_inherited(disk_dir: Path) -> None:
