@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from ctypes import wintypes
 from pathlib import Path
@@ -21,7 +23,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from oracle import FOREVER, GIB, KIB, MIB, PAGE, assert_same_bytes, handle_mode, placed, set_fault, target, words
+from oracle import (
+    FOREVER,
+    GIB,
+    KIB,
+    MIB,
+    PAGE,
+    assert_same_bytes,
+    handle_mode,
+    not_under_wine,
+    placed,
+    set_fault,
+    target,
+    words,
+)
 from this_process import comes_down, handle_count
 
 import gatherio as gio
@@ -479,6 +494,33 @@ def test_reserved_space_is_allocated(disk_dir: Path) -> None:
         gio.open(path, "r+", preallocate=2**60)
     assert told.value.errno in (errno.ENOSPC, errno.EFBIG, errno.EINVAL)
     assert_same_bytes(path.read_bytes(), words(0, 100 * KIB + 1))
+
+
+# -- Ctrl-Break --------------------------------------------------------------------------------------------------
+
+
+@not_under_wine("it has no console")
+def test_ctrl_break_ends_the_demo(disk_dir: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatherio", "demo", disk_dir, "--size", "64M", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+    )
+    try:
+        deadline = time.monotonic() + FOREVER
+        while not list(disk_dir.glob("gatherio-demo-*/gathered.bin")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+        out, errors = process.communicate(timeout=FOREVER)
+    finally:
+        process.kill()
+        process.wait()
+    assert errors == "gatherio demo: stopped by SIGBREAK; cleaned up\n"
+    assert (process.returncode, out) == (149, "")
+    assert not list(disk_dir.iterdir())
 
 
 # -- asyncio -----------------------------------------------------------------------------------------------------

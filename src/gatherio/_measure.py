@@ -137,7 +137,7 @@ def cached_bytes() -> int | None:
     if sys.platform == "win32":
         facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
         told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
-        return int(facts.system_cache * facts.page_size) if told else None
+        return int(facts.system_cache * facts.page_size) or None if told else None  # Wine says 0
     return meminfo("Cached")
 
 
