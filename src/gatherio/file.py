@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy.typing as npt
 
-from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib
+from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib, long_path
 from .errors import AlignmentError
 from .operation import Operation
 from .pages import PAGE_SIZE
@@ -488,6 +488,6 @@ def open(
         except BaseException:
             file.close()
             if file._created:
-                os.unlink(path)
+                os.unlink(long_path(os.fsdecode(path)))
             raise
     return file
