@@ -60,6 +60,11 @@ def skip_on_windows(reason: str) -> None:
         pytest.skip(f"not on Windows: {reason}")
 
 
+def skip_under_wine(reason: str) -> None:
+    if ON_WINE:
+        pytest.skip(f"not under Wine: {reason}")
+
+
 def press_ctrl_c() -> None:
     """What Ctrl-C does to this process, from any thread."""
     if ON_WINDOWS:
@@ -68,9 +73,39 @@ def press_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@contextlib.contextmanager
+def fifo(folder: Path) -> Iterator[str]:
+    """The path of a pipe whose other end nobody has opened: in the folder, or where Windows has its pipes."""
+    if sys.platform != "win32":
+        os.mkfifo(folder / "fifo")
+        yield str(folder / "fifo")
+        return
+    import _winapi
+
+    name = rf"\\.\pipe\gatherio-{os.getpid()}"
+    both_ways, instances = 3, 4  # each is opened once
+    pipes = [_winapi.CreateNamedPipe(name, both_ways, 0, instances, PAGE, PAGE, 0, 0) for _ in range(instances)]
+    try:
+        yield name
+    finally:
+        for pipe in pipes:
+            _winapi.CloseHandle(pipe)
+
+
 def needs_root(what: str) -> pytest.MarkDecorator:
     """A mark for tests of what Linux lets only root do."""
     return pytest.mark.skipif(not ON_WINDOWS and os.geteuid() != 0, reason=f"{what} needs root")
+
+
+def handle_mode(descriptor: int) -> int:
+    """How Windows' handle of a descriptor was opened: the FileModeInformation."""
+    assert sys.platform == "win32"
+    import msvcrt
+
+    mode, status = ctypes.c_uint32(), (ctypes.c_size_t * 2)()
+    handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+    assert ctypes.WinDLL("ntdll").NtQueryInformationFile(handle, status, ctypes.byref(mode), 4, 16) == 0
+    return mode.value
 
 
 # --- data ---
@@ -126,6 +161,7 @@ def assert_same_bytes(found: bytes | Array, expected: bytes | Array, start: int 
 _WINDOWS_CODES = {
     errno.EIO: 1117,  # ERROR_IO_DEVICE
     errno.ENOSPC: 112,  # ERROR_DISK_FULL
+    errno.EDQUOT: 1295,  # ERROR_DISK_QUOTA_EXCEEDED
     errno.EINTR: 1237,  # ERROR_RETRY
     errno.EAGAIN: 1237,
     errno.ECANCELED: 995,  # ERROR_OPERATION_ABORTED
@@ -199,4 +235,5 @@ def run_python(
 
 def strace(log: Path, *options: str) -> list[str]:
     """A command prefix: strace of a process and all its threads, into `log`."""
+    skip_on_windows("it has no strace")
     return [require("strace", "strace"), "-f", "-qq", "-s", "256", "-o", str(log), *options]

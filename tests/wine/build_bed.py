@@ -56,6 +56,15 @@ class Bed:
         return self.folder / "prefix"
 
     @property
+    def drive_c(self) -> Path:
+        return self.prefix / "drive_c"
+
+    @property
+    def temp(self) -> Path:
+        """Where each run has a folder."""
+        return self.drive_c / "tmp"
+
+    @property
     def include(self) -> Path:
         return self.folder / "include"
 
@@ -182,7 +191,7 @@ def make_python_exe(bed: Bed, exported: dict[str, str]) -> None:
     manifest, resources = HERE / "python.manifest", bed.libs / "python.res"
     (bed.libs / "python.rc").write_text(f'1 24 "{manifest}"\n')  # 1: of the program itself; 24: a manifest
     run(WINDRES, "--output-format=coff", bed.libs / "python.rc", resources)
-    target = ["-municode", "-s", "-o", bed.python / "python.exe"]
+    target: list[str | Path] = ["-municode", "-s", "-o", bed.python / "python.exe"]
     run(GCC, "-O2", "-Wall", "-Wextra", *target, HERE / "python.c", resources, f"-L{bed.libs}", "-lpython311")
 
 

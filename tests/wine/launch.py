@@ -96,7 +96,7 @@ def installed() -> Iterator[tuple[Bed, Path]]:
         finally:
             if bed_use.try_alone():
                 stop_wine(bed)
-                remove(bed.folder / "tmp")
+                remove(bed.temp)
 
 
 def installation(bed: Bed) -> Path:
@@ -162,9 +162,9 @@ def copy_wheel(environment: Path, args: list[str]) -> int:
 # --- running ---
 
 
-def windows_path(path: Path) -> str:
-    """As it is on Wine's drive Z:, whose root is that of Linux."""
-    return "Z:" + str(path).replace("/", "\\")
+def windows_path(path: Path, drive: str = "Z:", root: Path = Path("/")) -> str:
+    """As it is on one of Wine's drives. Z: is all of Linux."""
+    return f"{drive}\\" + str(path.relative_to(root)).replace("/", "\\")
 
 
 def pytest_settings(bed: Bed, args: list[str]) -> list[str]:
@@ -175,11 +175,11 @@ def pytest_settings(bed: Bed, args: list[str]) -> list[str]:
     return settings
 
 
-def python_environment(bed: Bed, temp: Path) -> dict[str, str]:
+def python_environment(bed: Bed, temp: str) -> dict[str, str]:
     environment = wine_environment(bed)
     if "PYTHONIOENCODING" not in environment:
         environment["GATHERIO_WINE_UTF8"] = "1"  # for sitecustomize.py
-    environment["GATHERIO_WINE_TMP"] = windows_path(temp)  # becomes TEMP and TMP: build_bed.py
+    environment["GATHERIO_WINE_TMP"] = temp  # becomes TEMP and TMP: build_bed.py
     # Linux's CPython 3.11 would take what is in the tree's __pycache__ for its own.
     environment["PYTHONPYCACHEPREFIX"] = windows_path(bed.folder / "pycache")
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -188,14 +188,14 @@ def python_environment(bed: Bed, temp: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def temp_folder(bed: Bed) -> Iterator[Path]:
+def temp_folder(bed: Bed) -> Iterator[str]:
+    """On drive C: as on Windows, for a short name; and Wine asks no label of a disk for it."""
     if own := os.environ.get("GATHERIO_WINE_TMP"):
-        yield Path(own).resolve(strict=True)
+        yield windows_path(Path(own).resolve(strict=True))
         return
-    parent = bed.folder / "tmp"
-    parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    bed.temp.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bed.temp, ignore_cleanup_errors=True) as name:
+        yield windows_path(Path(name), "C:", bed.drive_c)
 
 
 def run_python(bed: Bed, python: Path, args: list[str]) -> int:
