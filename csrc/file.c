@@ -27,7 +27,8 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->lock_handle = -1;
     file->durable = durable;
     file->writeable = (access & GIO_ACCESS_WRITE) != 0;
-    code = gio_os_file_open(file, path, access, create, direct, durable, facts);
+    file->heeds_locks = (access & GIO_ACCESS_HEED_LOCKS) != 0;
+    code = gio_os_file_open(file, path, access & (GIO_ACCESS_READ | GIO_ACCESS_WRITE), create, direct, durable, facts);
     if (code) {
         free(file);
         return code;

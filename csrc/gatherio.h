@@ -54,7 +54,7 @@ enum { GIO_STAGE_NOTHING = 0, GIO_STAGE_RAGGED = 1, GIO_STAGE_ALL = 2 };
 enum { GIO_IN_PLACE = 0, GIO_STAGED = 1, GIO_RAGGED = 2 };
 
 enum { GIO_OPEN_EXISTING = 0, GIO_OPEN_TRUNCATE = 1, GIO_OPEN_NEW = 2, GIO_OPEN_OR_CREATE = 3 };
-enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2 };
+enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2, GIO_ACCESS_HEED_LOCKS = 4 }; /* of others */
 enum { GIO_DIRECT_AUTO = -1, GIO_DIRECT_NO = 0, GIO_DIRECT_YES = 1 };
 enum { GIO_HUGE_AUTO = -1, GIO_HUGE_NO = 0, GIO_HUGE_YES = 1 };
 
@@ -204,11 +204,10 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
 /* Locks on ranges of bytes, which may lie anywhere below 2^64. LOCKED when another one is in the way; they do not wait.
- * Unlocking names the exact range; `id` 0 is any lock of it. They go with the file. Operations and gio_file_resize ask
- * for the locks of others, unless told not to. */
+ * Unlocking names the exact range; `id` 0 is any lock of it. They go with the file. Operations, gio_file_resize and
+ * opening with GIO_OPEN_TRUNCATE ask for the locks of others where the file was opened with GIO_ACCESS_HEED_LOCKS. */
 int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive, uint64_t *id);
 int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64_t id);
-void gio_file_honor_locks(gio_file *file, int32_t honors);
 void gio_file_forked(gio_file *file); /* in a forked child: the locks are the parent's alone */
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */
 int32_t gio_file_close(gio_file *file);

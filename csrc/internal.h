@@ -124,7 +124,7 @@ struct gio_file {
     uint64_t valid_end;      /* a write below does not extend what has ever been written; beyond, it may block. Windows */
     int32_t reserved;        /* there is space behind written_end that nobody has written to */
     int32_t closed;
-    int32_t ignores_locks;   /* of others */
+    int32_t heeds_locks;     /* of others */
     int64_t lock_handle;     /* where the system has the locks of this file; -1: none yet */
     gio_lock *locks;
     uint64_t lock_count, lock_room, lock_ids;

@@ -92,11 +92,6 @@ int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64
     return code;
 }
 
-void gio_file_honor_locks(gio_file *file, int32_t honors)
-{
-    file->ignores_locks = !honors;
-}
-
 int gio_locks_touch(const gio_file *file, uint64_t offset, uint64_t length)
 {
     for (uint64_t i = 0; i < file->lock_count; i++)
@@ -137,7 +132,7 @@ int gio_locks_gap(const gio_file *file, uint64_t at, uint64_t last, uint64_t top
 
 int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length, int32_t asks)
 {
-    if (length == 0 || file->ignores_locks)
+    if (length == 0 || !file->heeds_locks)
         return 0;
     for (uint64_t i = 0; i < file->lock_count && direction == GIO_WRITE; i++)
         if (!file->locks[i].exclusive && file->locks[i].length != 0 && meets(&file->locks[i], offset, length))

@@ -322,16 +322,6 @@ static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *fac
     return *fd < 0 ? errno : 0;
 }
 
-/* Linux would cut a mapped file, and an access behind its new end would be a SIGBUS. Windows refuses. */
-static int32_t check_not_mapped(int fd, uint64_t size)
-{
-    struct stat status;
-    if (fstat(fd, &status) < 0)
-        return errno;
-    int shorter = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
-    return shorter && gio_is_mapped((uint64_t)status.st_dev, (uint64_t)status.st_ino) ? GIO_E_MAPPED : 0;
-}
-
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
                          int32_t durable, gio_file_facts *facts)
 {
@@ -355,9 +345,11 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     }
     if (code == 0 && create == GIO_OPEN_TRUNCATE && !created) {
         struct stat status;
-        code = check_not_mapped(ordinary, 0);
-        if (code == 0 && fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode) && ftruncate(ordinary, 0) < 0)
-            code = errno;
+        file->buffered_handle = ordinary;
+        if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode))
+            code = gio_locks_check(file, GIO_WRITE, 0, (uint64_t)status.st_size, 1);
+        if (code == 0 && S_ISREG(status.st_mode))
+            code = gio_os_file_resize(file, 0);
     }
     if (code) {
         if (around >= 0)
@@ -394,6 +386,16 @@ int32_t gio_os_file_size(gio_file *file, uint64_t *size)
         return errno;
     *size = (uint64_t)end;
     return 0;
+}
+
+/* Linux would cut a mapped file, and an access behind its new end would be a SIGBUS. Windows refuses. */
+static int32_t check_not_mapped(int fd, uint64_t size)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0)
+        return errno;
+    int shorter = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
+    return shorter && gio_is_mapped((uint64_t)status.st_dev, (uint64_t)status.st_ino) ? GIO_E_MAPPED : 0;
 }
 
 int32_t gio_os_file_resize(gio_file *file, uint64_t size)

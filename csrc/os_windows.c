@@ -428,6 +428,15 @@ int32_t gio_set_end(HANDLE handle, uint64_t size)
     return error == ERROR_USER_MAPPED_FILE ? GIO_E_MAPPED : (int32_t)error;
 }
 
+static int32_t truncate_unlocked(gio_file *file)
+{
+    uint64_t size = 0;
+    int32_t code = gio_os_file_size(file, &size);
+    if (code == 0)
+        code = gio_locks_check(file, GIO_WRITE, 0, size, 1);
+    return code ? code : gio_os_file_resize(file, 0);
+}
+
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
                          int32_t durable, gio_file_facts *facts)
 {
@@ -448,8 +457,9 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
         find_facts(file, first, facts);
         code = open_handles(first, rights, direct, durable, &transfers, &ragged, facts);
     }
+    file->buffered_handle = (int64_t)(intptr_t)ragged;
     if (code == 0 && create == GIO_OPEN_TRUNCATE && !created)
-        code = gio_set_end(ragged, 0);
+        code = truncate_unlocked(file);
     if (code) {
         if (transfers != ragged)
             CloseHandle(transfers);
@@ -460,7 +470,6 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     }
     facts->created = created;
     file->writes_through = 1;
-    file->buffered_handle = (int64_t)(intptr_t)ragged;
     file->handle = facts->handle = (int64_t)(intptr_t)transfers;
     return 0;
 }

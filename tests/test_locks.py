@@ -332,6 +332,16 @@ def test_what_is_locked_is_still_moved_right(path: Path, f: gio.File) -> None:
     assert path.read_bytes() == expected
 
 
+def test_opening_with_mode_w_asks_as_well(path: Path, f: gio.File, peer: Peer) -> None:
+    peer.do("lock = f.lock(1000, 10, exclusive=False)")
+    for mode in ("w", "w+"):
+        assert refused(lambda: gio.open(path, mode))  # noqa: B023
+    assert_same_bytes(path.read_bytes(), words(0, 64 * KIB))
+    peer.do("lock.unlock(); lock = f.lock(64 * 1024, 10)")
+    gio.open(path, "w").close()  # that is beyond its end
+    assert path.stat().st_size == 0
+
+
 def test_truncating_across_a_lock(path: Path, f: gio.File, g: gio.File, peer: Peer) -> None:
     with f.lock(10_000, 100):
         for n in (0, 10_000, 10_099):

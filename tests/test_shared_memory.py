@@ -402,10 +402,12 @@ def test_a_killed_parent_is_not_kept_alive_by_its_child(name: str) -> None:
     """Names go by locks, and the child has what the parent had mapped."""
     with Peer() as parent:
         parent.do(f"m = gio.Mapping(None, size=100_000, name={name!r}); a = m.array(10)")
-        parent.do("import os, time")
-        child = parent.do("child = os.fork()\nif child == 0: m.close(); time.sleep(60); os._exit(0)") or parent.do(
-            "child"
+        parent.do(
+            "import os, time; ear, mouth = os.pipe(); child = os.fork()\n"
+            "if child == 0: m.close(); os.write(mouth, b'!'); time.sleep(60); os._exit(0)\n"
+            "os.read(ear, 1)"
         )
+        child = parent.do("child")
         parent.kill()
         try:
             with gio.Mapping(None, size=10, name=name) as m:

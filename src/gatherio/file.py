@@ -90,13 +90,13 @@ class File:
         # Owned before it is there: a signal that came during the call raises right behind it.
         self._place = place = ffi.gc(ffi.new("gio_file **"), _let_go)
         wish = lib.GIO_DIRECT_AUTO if direct is None else int(direct)
-        code = lib.gio_file_open(queue._native, encoded, self._access, create, wish, durable, place, facts)
+        access = self._access | (lib.GIO_ACCESS_HEED_LOCKS if honor_locks else 0)
+        code = lib.gio_file_open(queue._native, encoded, access, create, wish, durable, place, facts)
         if code:
             how = "direct I/O asked for; direct=None goes buffered where there is none" if direct else f"mode {mode!r}"
             raise error(code, f"opening the file, {how}", path)
         self._native = place[0]
         self._released = False
-        lib.gio_file_honor_locks(self._native, honor_locks)
         queue._files.add(self)
         self._created = bool(facts.created)
         self._handle = int(facts.handle)
@@ -538,8 +538,9 @@ def open(
         Where operations are carried out, and handed out by `CompletionQueue.get`. None shares one queue among all
         such files of the process.
     honor_locks : bool
-        Whether operations ask for locks of others (`File.lock`) before they start, and fail with LockedError. That
-        costs some 0.3 us each on a local file system, and a network round trip on some others. Windows always asks.
+        Whether operations, `truncate` and mode "w" ask for locks of others (`File.lock`) first, and fail with
+        LockedError. That costs some 0.4 us on a local file system, and a network round trip on some others. On
+        Windows the system asks, always.
 
     Returns
     -------

@@ -134,7 +134,8 @@ class Mapping:
     ) -> None:
         if size is None and path is None:
             raise ValueError("memory needs a size")
-        if size is not None and not 0 < operator.index(size) <= _SIZE_MAX:
+        size = None if size is None else operator.index(size)
+        if size is not None and not 0 < size <= _SIZE_MAX:
             raise ValueError(f"a mapping has 1 to {_SIZE_MAX} bytes, not {size}")
         if path is not None and (reserve or large_pages):
             raise ValueError("reserve and large_pages are for memory, not for files")
@@ -572,7 +573,7 @@ class Mapping:
             raise ValueError("only memory that was made with reserve=True is committed part by part")
         step = self._section.granularity
         start = (self._base + offset) // step * step - self._base
-        for window, position, part in self._windows_over(start, offset + nbytes - start):
+        for window, position, part in self._windows_over(start, offset + nbytes - start if nbytes else 0):
             address = ffi.from_buffer("char[]", window) + position
             code = lib.gio_section_commit(self._section.native, address, self._base + start, part)
             self._check(code, f"committing {nbytes} bytes at offset {offset}")

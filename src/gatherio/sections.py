@@ -32,7 +32,8 @@ _MAGIC: Final = b"gioName\x01"
 class Section:
     """A section of the core, and windows mapped of it."""
 
-    def __init__(self, native: Any, facts: Any, access: int) -> None:
+    def __init__(self, native: Any, facts: Any, access: int, about: object) -> None:
+        self.about = about  # for messages: the path or the name
         self.native = ffi.gc(native, lib.gio_section_free)
         self.access = access
         self.size = int(facts.size)
@@ -50,7 +51,7 @@ class Section:
         if code == lib.GIO_E_BEYOND:
             raise ValueError(f"{path!r} is shorter than {size} bytes; access 'r+' makes it longer")
         check(code, f"mapping {size or 'all'} bytes of the file", path)
-        return cls(place[0], facts, access)
+        return cls(place[0], facts, access, path)
 
     @classmethod
     def of_memory(cls, name: str | None, create: bool, access: int, flags: int, size: int) -> Section:
@@ -60,13 +61,15 @@ class Section:
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
         check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name)
-        return cls(place[0], facts, access)
+        return cls(place[0], facts, access, name)
 
     def map(self, start: int, stop: int) -> Bytes:
         """Map a window. It is unmapped when nobody refers any more to the array that this returns."""
         section, nbytes = self.native, stop - start
         place = ffi.new("void **")
-        check(lib.gio_section_map(section, start, nbytes, place), f"mapping {nbytes} bytes at offset {start}")
+        check(
+            lib.gio_section_map(section, start, nbytes, place), f"mapping {nbytes} bytes at offset {start}", self.about
+        )
         memory = ffi.gc(place[0], lambda address: lib.gio_section_unmap(section, address, nbytes))
         view = memoryview(ffi.buffer(memory, nbytes))
         # Read-only all the way down: nobody can make the array writeable again.
