@@ -709,6 +709,8 @@ def test_flags_that_are_for_memory(path: Path) -> None:
     for flags in ({"reserve": True}, {"large_pages": True}):
         with pytest.raises(ValueError, match="for memory"):
             gio.Mapping(path, **flags)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="exclude"):
+        gio.Mapping(None, size=10, reserve=True, large_pages=True)
 
 
 # --- other processes ---
@@ -743,6 +745,14 @@ def test_a_pickled_mapping_opens_its_file_again(path: Path) -> None:
         process.join()
         assert process.exitcode == 0
         assert m.read(12_345, 5) == b"\x09" * 5
+
+
+def test_a_relative_path_means_where_it_was_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    with gio.Mapping("file", "r") as m:
+        monkeypatch.chdir(path.parent.parent)
+        with pickle.loads(pickle.dumps(m)) as again:
+            assert_same_bytes(again.read(0), words(0, 100_001))
 
 
 def test_what_cannot_be_pickled(path: Path) -> None:

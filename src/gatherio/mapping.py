@@ -139,6 +139,8 @@ class Mapping:
             raise ValueError(f"a mapping has 1 to {_SIZE_MAX} bytes, not {size}")
         if path is not None and (reserve or large_pages):
             raise ValueError("reserve and large_pages are for memory, not for files")
+        if reserve and large_pages:
+            raise ValueError("large pages are committed at once: reserve=True and large_pages=True exclude each other")
         if name is not None:
             checked_name(name)
         self._set_up(path, access, name)
