@@ -29,10 +29,6 @@ TARGETS = {
 }
 
 
-def us_per_operation(run: Run) -> float:
-    return run.seconds / run.operations * 1e6
-
-
 # --- locks ---
 
 
@@ -105,7 +101,8 @@ def views(bench: Bench) -> None:
             "views",
         )
     bench.report.add_operations("views", runs)
-    bench.report.add_figure("views", "m.array of 64 bytes", "us", Spread.of(map(us_per_operation, runs["m.array"])))
+    cost = Spread.of(map(measure.cpu_per_operation, runs["m.array"]))
+    bench.report.add_figure("views", "m.array of 64 bytes", "us", cost, "of CPU time")
     ratio = Spread.ratio(measure.operations_per_second, runs["m.array"], runs["np.memmap"])
     bench.report.add_figure("views", "m.array: rate / np.memmap's", "x", ratio)
     path.unlink()
