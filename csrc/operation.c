@@ -558,10 +558,14 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     queue->stats.operations++;
 
     uint64_t ticket = operation->ticket;
-    if (length == 0) { /* touches nothing */
+    code = gio_locks_check(file, direction, offset, length, !gio_locks_bind_handle);
+    operation->through_cache = gio_locks_bind_handle && file->handle != file->buffered_handle &&
+                               gio_locks_touch(file, offset, length);
+    if (code)
+        break_off(queue, operation, code, 0);
+    if (length == 0) /* touches nothing */
         stop_planning(queue, operation);
-        finish_if_done(queue, operation);
-    }
+    finish_if_done(queue, operation);
     gio_queue_advance(queue);
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);

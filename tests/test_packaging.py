@@ -79,7 +79,8 @@ def test_sdist_builds_and_tests_itself(sdist_names: set[str]) -> None:
         "CONTRIBUTING.md",
     ]
     tests = [f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")]
-    assert {*needed, *tests, ".ci/run", "src/gatherio/py.typed"} <= sdist_names
+    examples = [f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")]
+    assert {*needed, *tests, *examples, ".ci/run", "src/gatherio/py.typed"} <= sdist_names
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -116,8 +117,10 @@ def test_the_wheel_imports(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
 LAYERS = [
     {"_version", "errors", "_native", "_progress"},
     {"pages", "segments"},
-    {"asyncio_bridge", "file", "operation", "queue"},
-    {"info", "npy"},
+    {"asyncio_bridge", "file", "locks", "operation", "queue"},
+    {"info", "npy", "sections"},
+    {"records"},
+    {"mapping"},
     {"__init__"},
     {"_measure", "_report", "_demo_phases", "demo", "_demo_report", "__main__"},
 ]
