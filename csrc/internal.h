@@ -63,6 +63,7 @@ typedef struct gio_operation {
     const gio_segment *segments;
     uint64_t segment_count;
     gio_segment only; /* the segment array of an operation on one array */
+    const uint64_t *offsets; /* of a batch: where each segment belongs; else NULL */
     uint64_t offset;
     uint64_t length;
     uint64_t planned;   /* bytes from the start that belong to a request */
@@ -146,6 +147,9 @@ typedef struct {
     int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
     void (*wake)(gio_queue *queue);
     int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
+    /* Lock held. Registered memory; may be NULL. */
+    int32_t (*add_memory)(gio_queue *queue, void *address, uint64_t nbytes);
+    void (*remove_memory)(gio_queue *queue, void *address, uint64_t nbytes);
     int32_t (*adopt)(gio_queue *queue, gio_file *file); /* a file was opened for this queue; may be NULL */
 } gio_backend;
 

@@ -269,17 +269,6 @@ static int any_over(gio_queue *queue, void *list_)
     return 0;
 }
 
-int32_t gio_queue_wait(gio_queue *queue, int64_t timeout_ns)
-{
-    int32_t code = gio_queue_usable(queue);
-    if (code)
-        return code;
-    gio_mutex_lock(&queue->mutex);
-    code = wait_until(queue, any_finished, NULL, timeout_ns);
-    gio_mutex_unlock(&queue->mutex);
-    return code;
-}
-
 int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns, gio_outcome *outcome)
 {
     int32_t code = gio_queue_usable(queue);
@@ -324,8 +313,8 @@ int32_t gio_file_drain(gio_file *file, int64_t timeout_ns)
     return code;
 }
 
-int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *outcomes, uint32_t max,
-                          uint32_t *count)
+int32_t gio_queue_collect(gio_queue *queue, int64_t timeout_ns, gio_event *listener, gio_outcome *outcomes,
+                          uint32_t max, uint32_t *count)
 {
     int32_t code = gio_queue_usable(queue);
     *count = 0;
@@ -333,7 +322,10 @@ int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *ou
         return code;
     gio_mutex_lock(&queue->mutex);
     queue->quiet = listener;
-    gio_queue_advance(queue);
+    if (timeout_ns != 0)
+        code = wait_until(queue, any_finished, NULL, timeout_ns);
+    else
+        gio_queue_advance(queue);
     queue->quiet = NULL;
     gio_operation *at = queue->finished.first;
     for (; at && *count < max; at = at->next)
@@ -342,7 +334,7 @@ int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *ou
         gio_event_set(listener); /* there was no room for this one */
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
-    return 0;
+    return *count ? 0 : code;
 }
 
 int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count)
@@ -356,6 +348,36 @@ int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_
         if (operation && operation->state == GIO_FINISHED) /* else another thread was told, too, and was faster */
             gio_operation_release(queue, operation);
     }
+    gio_mutex_unlock(&queue->mutex);
+    return 0;
+}
+
+/* ---- registered memory --------------------------------------------------------------------------------- */
+
+int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    if (queue->closing)
+        code = GIO_E_CLOSED;
+    else if (queue->backend->add_memory == NULL)
+        code = GIO_E_UNREGISTRABLE;
+    else
+        code = queue->backend->add_memory(queue, address, nbytes);
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
+int32_t gio_queue_unregister(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    if (!queue->closed && queue->backend->remove_memory) /* with the backend it has gone anyway */
+        queue->backend->remove_memory(queue, address, nbytes);
     gio_mutex_unlock(&queue->mutex);
     return 0;
 }

@@ -21,6 +21,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_TOO_OLD: "the kernel's io_uring is older than Linux 5.11",
     lib.GIO_E_UNTOLD: "this file system keeps its files in memory and has no direct I/O",
     lib.GIO_E_NOT_ASKED: "buffered as asked (direct=False)",
+    lib.GIO_E_UNREGISTRABLE: "there is no registered memory (it needs io_uring of Linux 5.19 or later)",
+    lib.GIO_E_TABLE_FULL: "no more memory can be registered in one queue",
     lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
 }
 
@@ -29,6 +31,8 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_NO_PROGRESS: errno.EIO,
     lib.GIO_E_UNTOLD: errno.EINVAL,
     lib.GIO_E_COARSE: errno.EINVAL,
+    lib.GIO_E_UNREGISTRABLE: errno.EOPNOTSUPP,
+    lib.GIO_E_TABLE_FULL: errno.ENOBUFS,
     lib.GIO_E_TOO_OLD: errno.ENOSYS,
 }
 

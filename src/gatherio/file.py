@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib
@@ -19,7 +20,7 @@ from .errors import AlignmentError
 from .operation import Operation
 from .pages import PAGE_SIZE
 from .queue import CompletionQueue, default_queue
-from .segments import Segments, checked, checked_targets
+from .segments import Segments, checked, checked_offsets, checked_targets
 
 __all__ = ["File", "open"]
 
@@ -178,6 +179,58 @@ class File:
     def read_at(self, array: Array, offset: int) -> Operation:
         """Read into one array, of any size, from any offset. See `write_at` and `read_scatter`."""
         return self._one(False, array, offset)
+
+    def write_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+        """Write many arrays, each to its own place in the file, as one operation.
+
+        As `read_many` otherwise. Places that overlap end up mixed.
+        """
+        return self._batch(True, arrays, offsets)
+
+    def read_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+        """Read into many arrays, each from its own place in the file, as one operation.
+
+        Thousands of small random transfers so cost Python the time of one: they are submitted together, carried out in
+        any order as many at a time as the queue has requests, and there is one result for all.
+
+        Parameters
+        ----------
+        arrays : ndarray, iterable of ndarray, or Segments
+            C-contiguous, of any sizes. Of a single array its rows, along the first axis.
+        offsets : array_like of int, 1-d
+            Bytes from the start of the file, one for each array; of any alignment.
+
+        Returns
+        -------
+        Operation
+            Its result is the number of bytes. If some of the places reach beyond the end of the file, it is the bytes
+            of the arrays in front of the first such one and what that one has; the others are read all the same.
+
+        Raises
+        ------
+        ValueError
+            Not as many offsets as arrays, an offset out of range, or a place in memory given twice.
+        """
+        return self._batch(False, arrays, offsets)
+
+    def _batch(self, writes: bool, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+        if isinstance(arrays, np.ndarray):
+            segments = Segments.rows(arrays, np.arange(len(arrays)))
+        else:
+            segments = arrays if isinstance(arrays, Segments) else Segments(arrays)
+        places = checked_offsets(offsets, len(segments))
+        self._checked_range(writes, int(places.max(initial=0)), segments.longest)
+        if not writes:
+            segments.check_targets()
+        queue = self._queue
+        key = next(queue._keys)
+        where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
+        operation = Operation(self, queue, key, writes, where, segments.nbytes, (segments, places))
+        queue._inflight[key] = operation
+        ticket = lib.gio_submit_batch(
+            self._native, writes, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
+        )
+        return self._submitted(operation, ticket)
 
     def _one(self, writes: bool, array: Array, offset: int) -> Operation:
         checked(array)

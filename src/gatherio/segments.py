@@ -38,6 +38,18 @@ def checked_targets(writeable: bool) -> None:
         raise ValueError("cannot read into a read-only array; make it writeable or read into a copy")
 
 
+def checked_offsets(offsets: npt.ArrayLike, count: int) -> npt.NDArray[np.uint64]:
+    """The places in a file of `count` arrays, or an exception that says what is wrong with them."""
+    places = np.asarray(offsets)
+    if places.ndim != 1 or (places.dtype.kind not in "iu" and places.size):
+        raise TypeError(f"offsets are a 1-d array of integers, not {places.ndim}-d of {places.dtype}")
+    if len(places) != count:
+        raise ValueError(f"{count} arrays and {len(places)} offsets: there has to be one for each")
+    if places.size and int(places.min()) < 0:
+        raise ValueError(f"offset {int(places.min())} is out of range: files begin at 0")
+    return np.array(places, np.uint64)  # a copy: the caller may change theirs
+
+
 class Segments:
     """The places in memory that a gather takes a file's bytes from, or that a scatter puts them in.
 
@@ -124,6 +136,11 @@ class Segments:
             seen[index] = True
             segments._distinct = bool(stride == 0 or np.count_nonzero(seen) == index.size)
         return segments
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest segment."""
+        return int(self._table[:, 1].max(initial=0))
 
     def __len__(self) -> int:
         return len(self._table)
