@@ -276,7 +276,14 @@ static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
     ring *ring = queue->backend_state;
     struct wait_time time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     struct wait_argument argument = {0, 8, 0, timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&time};
-    int result = enter(ring, 0, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+    uint32_t count = unsubmitted(ring);
+
+    queue->stats.submits += count != 0;
+    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
+    gio_mutex_unlock(&queue->mutex);
+    /* If another thread hands over some of these first, the kernel finds fewer, and comes back without waiting. */
+    int result = enter(ring, count, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+    gio_mutex_lock(&queue->mutex);
 
     if (result == -EINTR)
         return GIO_E_INTERRUPTED;

@@ -142,8 +142,9 @@ typedef struct {
     void (*submit)(gio_queue *queue);
     void (*reap)(gio_queue *queue);
     void (*cancel)(gio_queue *queue, gio_request *request);
-    /* The lock is not held. Sleeps until there is something to reap, or until wake (lock held) is called. NULL where
-     * completions come by themselves; where they are not, the queue runs a thread that steps in when nobody waits. */
+    /* Hands over what was started and sleeps until there is something to reap, or until wake (lock held) is called. The
+     * lock is held, and let go of meanwhile. NULL where completions come by themselves; where they are not, the queue
+     * runs a thread that steps in when nobody waits. */
     int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
     void (*wake)(gio_queue *queue);
     int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
@@ -228,6 +229,7 @@ struct gio_queue {
 /* operation.c */
 void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result); /* lock held */
 void gio_queue_advance(gio_queue *queue);                                          /* lock held */
+void gio_queue_prepare(gio_queue *queue); /* lock held: the same, but what was started is still to be handed over */
 void gio_list_append(gio_operation_list *list, gio_operation *operation);
 void gio_list_remove(gio_operation_list *list, gio_operation *operation);
 gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket);

@@ -503,7 +503,7 @@ static int start_backlog(gio_queue *queue)
     return any;
 }
 
-void gio_queue_advance(gio_queue *queue)
+void gio_queue_prepare(gio_queue *queue)
 {
     if (queue->closed)
         return;
@@ -515,7 +515,13 @@ void gio_queue_advance(gio_queue *queue)
         if (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
             unshelve(queue);
     } while (settle_returned(queue) | start_backlog(queue));
-    queue->backend->submit(queue);
+}
+
+void gio_queue_advance(gio_queue *queue)
+{
+    gio_queue_prepare(queue);
+    if (!queue->closed)
+        queue->backend->submit(queue);
 }
 
 /* ---- from outside -------------------------------------------------------------------------------------- */

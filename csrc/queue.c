@@ -159,9 +159,7 @@ static int32_t lead(gio_queue *queue, int64_t timeout_ns)
 {
     queue->led = 1;
     queue->stats.sleeps++;
-    gio_mutex_unlock(&queue->mutex);
     int32_t code = queue->backend->sleep(queue, timeout_ns);
-    gio_mutex_lock(&queue->mutex);
     queue->led = 0;
     return code;
 }
@@ -201,7 +199,7 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
 
     queue->inside++;
     for (;;) {
-        gio_queue_advance(queue);
+        gio_queue_prepare(queue);
         if (ready(queue, argument)) {
             code = 0;
             break;
@@ -216,6 +214,7 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
             break;
         }
         if (queue->backend->sleep == NULL || queue->led || queue->requests_started == 0) {
+            queue->backend->submit(queue);
             queue->followers++;
             gio_condition_wait(&queue->changed, &queue->mutex, deadline_ns);
             queue->followers--;
@@ -225,6 +224,8 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
                 code = 0;
         }
     }
+    if (!queue->closed)
+        queue->backend->submit(queue);
     queue->inside--;
     gio_queue_call_attention(queue); /* the lead is vacant */
     return code;
