@@ -215,7 +215,7 @@ class File:
 
     def _batch(self, writes: bool, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
         if isinstance(arrays, np.ndarray):
-            segments = Segments.rows(arrays, np.arange(len(arrays)))
+            segments = Segments.rows(arrays, np.arange(arrays.shape[0] if arrays.ndim else 0))
         else:
             segments = arrays if isinstance(arrays, Segments) else Segments(arrays)
         places = checked_offsets(offsets, len(segments))

@@ -345,8 +345,8 @@ class CompletionQueue:
         Parameters
         ----------
         array : ndarray
-            C-contiguous, of any shape and dtype; all that will be transferred of it is inside. Its pages stay in memory,
-            and count against the limit of locked memory (memlock), until the registration ends.
+            C-contiguous, of any shape and dtype. Until the registration ends its pages stay in memory, and count
+            against the limit of locked memory (memlock).
 
         Returns
         -------
@@ -381,7 +381,8 @@ class CompletionQueue:
         -------
         dict
             ``operations`` submitted and ``finished``; requests by call: ``reads``, ``writes`` (one run of memory each),
-            ``scatters``, ``gathers`` (several); of these ``registered``, see `register`, ``staged``, ``ragged``, ``resumed`` after a short transfer,
+            ``scatters``, ``gathers`` (several); of these ``registered`` (see `register`), ``staged``, ``ragged``,
+            ``resumed`` after a short transfer,
             ``retried``, and ``handed_over`` to a thread of the queue because the system could have kept the caller
             waiting (Windows); ``submits`` and ``sleeps``, system calls; ``pumped``, sleeps of the queue's own thread;
             ``bytes_read``, ``bytes_written``.

@@ -21,8 +21,8 @@ Array: TypeAlias = npt.NDArray[Any]
 class Registration:
     """The memory of one array, registered with one `CompletionQueue`. Made by `CompletionQueue.register`.
 
-    It keeps the array's memory alive, and ends with `close`, with its ``with`` block, with the object itself or with the
-    queue.
+    It keeps the array's memory alive, and ends with `close`, with its ``with`` block, with the object itself or with
+    the queue.
 
     Attributes
     ----------
