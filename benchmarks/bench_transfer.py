@@ -116,7 +116,8 @@ def compare_with_fio(bench: Bench, how: str, ours: Callable[[], Run], path: Path
         figure(f"{how}: rate / fio's, same request size and depth", "x", of_us(runs[same]))
         figure(f"{how}: rate / fio's best", "x", of_us(runs[best]), best)
     figure(f"{how}: CPU", "s/GiB", Spread.of(map(measure.cpu_per_gib, runs[us])))
-    figure(f"{how}: page cache grew by", "%", Spread.of(map(measure.cache_percent, runs[us])))
+    grown = measure.cache_percent(runs[us])
+    figure(f"{how}: page cache grew by", "%", grown, "" if grown else "this system does not tell")
 
 
 def fio_name(how: str, request_size: int, depth: int) -> str:
@@ -203,14 +204,11 @@ def random(bench: Bench) -> None:
     path = measure.written_file(bench.folder / "random", content)
     del content
     few, many = (20_000, 100_000) if not bench.tiny else (50, 200)
-    random_at_depth(bench, path, 1, few, {"result()": read_one_by_one, "os.preadv": preadv_loop})
-    random_at_depth(
-        bench,
-        path,
-        32,
-        many,
-        {"queue.get()": read_in_batches, "asyncio": read_in_asyncio, "os.preadv in threads": preadv_threads},
-    )
+    plain: tuple[dict[str, Reader], ...] = ({}, {})
+    if hasattr(os, "preadv"):  # not on Windows
+        plain = {"os.preadv": preadv_loop}, {"os.preadv in threads": preadv_threads}
+    random_at_depth(bench, path, 1, few, {"result()": read_one_by_one, **plain[0]})
+    random_at_depth(bench, path, 32, many, {"queue.get()": read_in_batches, "asyncio": read_in_asyncio, **plain[1]})
     random_at_depth(bench, path, 128, many, {"queue.get()": read_in_batches, "asyncio": read_in_asyncio})
     path.unlink()
 

@@ -10,18 +10,20 @@ the rounds is what is told, with the smallest and the largest beside it. Each ru
     whole system  busy time of all processors: buffered writes are paid for in kernel threads, too
     cache         by how much the page cache grew, in percent of the data
 
+What a system does not tell is left out: it is None, and a dash in the report.
+
 The JSON has the shape that `SCHEMA` states, and `check_schema` checks.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import multiprocessing
 import os
 import platform
-import resource
 import shutil
 import signal
 import statistics
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -40,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 import gatherio as gio
-from gatherio._measure import available_memory, cached_bytes, free_space, system_cpu_s
+from gatherio._measure import available_memory, cached_bytes, drop_from_cache, free_space, system_cpu_s, total_memory
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SCHEMA_NAME = "gatherio-benchmark-1"
@@ -62,7 +65,7 @@ SCHEMA: dict[str, Any] = {
             "cpu_unit": str,  # s/GiB, or us of one operation
             "cpu": SPREAD,
             "system_cpu": (SPREAD, None),
-            "cache_percent": SPREAD,
+            "cache_percent": (SPREAD, None),
         }
     ],
     "figures": [
@@ -96,7 +99,7 @@ class Run:
     durable_seconds: float | None
     process_cpu: float
     system_cpu: float | None
-    cache_growth: int
+    cache_growth: int | None
 
 
 def rate(run: Run) -> float:
@@ -124,8 +127,10 @@ def cpu_per_operation(run: Run) -> float:
     return run.process_cpu / run.operations * 1e6
 
 
-def cache_percent(run: Run) -> float:
-    return 100 * run.cache_growth / run.nbytes
+def cache_percent(runs: Iterable[Run]) -> Spread | None:
+    """Of the data; None where the system does not tell."""
+    known = [100 * run.cache_growth / run.nbytes for run in runs if run.cache_growth is not None]
+    return Spread.of(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -134,23 +139,25 @@ class Clock:
 
     wall: float
     process: float
-    system: float
-    cached: int
+    system: float | None
+    cached: int | None
 
     @staticmethod
     def starting() -> Clock:
-        system, cached, process = system_cpu_s() or 0.0, cached_bytes() or 0, process_cpu_seconds()
+        system, cached, process = system_cpu_s(), cached_bytes(), time.process_time()  # of all threads
         return Clock(time.perf_counter(), process, system, cached)
 
     @staticmethod
     def stopping() -> Clock:
         wall = time.perf_counter()
-        return Clock(wall, process_cpu_seconds(), system_cpu_s() or 0.0, cached_bytes() or 0)
+        return Clock(wall, time.process_time(), system_cpu_s(), cached_bytes())
 
 
-def process_cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)  # of all threads
-    return usage.ru_utime + usage.ru_stime
+N = TypeVar("N", int, float)
+
+
+def difference(end: N | None, start: N | None) -> N | None:
+    return None if end is None or start is None else end - start
 
 
 def _proc_bytes(path: str, name: str) -> int:
@@ -198,8 +205,8 @@ def measured(
         seconds=returned - start.wall,
         durable_seconds=None if flush is None else end.wall - start.wall,
         process_cpu=end.process - start.process,
-        system_cpu=end.system - start.system,
-        cache_growth=end.cached - start.cached,
+        system_cpu=difference(end.system, start.system),
+        cache_growth=difference(end.cached, start.cached),
     )
 
 
@@ -256,10 +263,16 @@ def progress(items: Sequence[T], label: str) -> Iterable[T]:
 
 @contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
-    """A new folder that goes with all its files at the end; also after Ctrl-C and SIGTERM."""
+    """A new folder that goes with all its files at the end; also after Ctrl-C, SIGTERM and Ctrl-Break."""
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, _terminate)
     with tempfile.TemporaryDirectory(prefix="gatherio-benchmark-", dir=parent) as name:
-        yield Path(name)
+        try:
+            yield Path(name)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # a file that one of them holds open stays on Windows
+            raise
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
@@ -280,6 +293,10 @@ def require_room(folder: Path, disk_bytes: int, memory_bytes: int) -> None:
 
 def drop_cache(file: Path | int) -> None:
     """Leave nothing of a file, or of a descriptor's, in the page cache; as root, nothing of any file."""
+    if sys.platform == "win32":
+        if isinstance(file, Path):  # a descriptor is that of a direct file, which has nothing there
+            drop_from_cache(file)
+        return
     descriptor = os.open(file, os.O_RDONLY) if isinstance(file, Path) else file
     try:
         os.fsync(descriptor)
@@ -294,6 +311,8 @@ def drop_cache(file: Path | int) -> None:
 
 def settle(path: Path) -> None:
     """Wait until the disk has done what earlier runs left to it: journal commits, discards."""
+    if sys.platform == "win32":
+        return  # it takes an administrator to flush a volume
     os.sync()
     inflight = _block_device(path) / "inflight"
     idle_since = started = time.monotonic()
@@ -338,16 +357,43 @@ def in_new_process(function: Callable[..., T], *arguments: object) -> T:
         return pool.submit(function, *arguments).result()
 
 
+if sys.platform == "win32":
+
+    class _MemoryCounters(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of <psapi.h>."""
+
+        _fields_ = [
+            ("cb", ctypes.c_uint32),
+            ("page_faults", ctypes.c_uint32),
+            ("peak_working_set", ctypes.c_size_t),
+            ("working_set", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 6),
+        ]
+
+    def _memory_counters() -> _MemoryCounters:
+        counters = _MemoryCounters(cb=ctypes.sizeof(_MemoryCounters))
+        this_process = ctypes.c_void_p(-1)
+        if not ctypes.WinDLL("psapi").GetProcessMemoryInfo(this_process, ctypes.byref(counters), counters.cb):
+            raise ctypes.WinError()
+        return counters
+
+
 def resident_bytes() -> int:
+    if sys.platform == "win32":
+        return int(_memory_counters().working_set)
     return _proc_bytes("/proc/self/smaps_rollup", "Rss")  # exact; the kernel estimates that in status
 
 
 def reset_peak_resident() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    """On Windows nothing resets it: an earlier peak is told if it was higher."""
+    if sys.platform != "win32":
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_resident_bytes() -> int:
     """Since `reset_peak_resident`. Not ru_maxrss: a child inherits its parent's."""
+    if sys.platform == "win32":
+        return int(_memory_counters().peak_working_set)
     return _proc_bytes("/proc/self/status", "VmHWM")
 
 
@@ -356,7 +402,7 @@ def peak_resident_bytes() -> int:
 
 @dataclass(frozen=True)
 class FioJob:
-    """One fio job over an existing file: io_uring, direct."""
+    """One fio job over an existing file: io_uring or Windows' overlapped calls, direct."""
 
     path: Path
     how: Literal["read", "write", "randread"]
@@ -367,7 +413,7 @@ class FioJob:
 
     def run(self) -> Run:
         environment, memory = _huge_pages(self.request_size * self.depth)
-        cached = cached_bytes() or 0
+        cached = cached_bytes()
         done = subprocess.run(
             [*self._command(), memory],
             env={**os.environ, **environment},
@@ -386,7 +432,7 @@ class FioJob:
             durable_seconds=None,
             process_cpu=(job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000,
             system_cpu=None,  # would count fio's start, too
-            cache_growth=(cached_bytes() or 0) - cached,
+            cache_growth=difference(cached_bytes(), cached),
         )
 
     def _command(self) -> list[str]:
@@ -394,7 +440,7 @@ class FioJob:
             "fio",
             "--name=benchmark",
             "--output-format=json",
-            "--ioengine=io_uring",
+            "--ioengine=windowsaio" if sys.platform == "win32" else "--ioengine=io_uring",
             "--direct=1",
             f"--filename={self.path.name}",  # a colon in the folder's name would separate files
             f"--size={self.nbytes}",
@@ -413,7 +459,12 @@ class FioJob:
 
 
 def _huge_pages(nbytes: int) -> tuple[dict[str, str], str]:
-    """Environment and option that put fio's buffers on huge pages: reserved ones, else transparent ones."""
+    """Environment and option that put fio's buffers on huge pages: reserved ones, else transparent ones.
+
+    On Windows large pages take a right that few have; ours are not on such either.
+    """
+    if sys.platform == "win32":
+        return {}, "--mem=malloc"
     reserved = int(_first_match("/proc/meminfo", "HugePages_Free") or 0)
     if reserved and (reserved - 1) * _proc_bytes("/proc/meminfo", "Hugepagesize") >= nbytes:
         return {}, "--mem=mmaphuge"
@@ -421,7 +472,7 @@ def _huge_pages(nbytes: int) -> tuple[dict[str, str], str]:
 
 
 def why_no_fio(folder: Path) -> str:
-    """Empty if fio with io_uring and direct I/O works on this folder's files."""
+    """Empty if fio, as we call it, works on this folder's files."""
     if shutil.which("fio") is None:
         return "fio is not installed"
     probe = folder / "fio-probe"
@@ -442,14 +493,7 @@ def machine_facts(folder: Path) -> dict[str, Any]:
     """What the figures depend on."""
     about = gio.info(folder)
     return {
-        "cpu": _first_match("/proc/cpuinfo", "model name") or platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "load_average": round(os.getloadavg()[0], 2),
-        "memory_bytes": _proc_bytes("/proc/meminfo", "MemTotal"),
-        "transparent_huge_pages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "kernel": platform.release(),
-        **_mount_facts(folder),
-        **_device_facts(folder),
+        **_system_facts(folder, about["path"]["file_system"]),
         "direct": about["path"]["direct"],
         "offset_alignment": about["path"]["offset_alignment"],
         "backend": about["backend"],
@@ -457,6 +501,28 @@ def machine_facts(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "fio": _fio_version(),
+    }
+
+
+def _system_facts(folder: Path, file_system: str) -> dict[str, Any]:
+    if sys.platform == "win32":
+        return {
+            "cpu": platform.processor(),
+            "cpus": os.cpu_count(),
+            "load_average": None,
+            "memory_bytes": total_memory(),
+            "kernel": f"Windows {platform.version()}",
+            "file_system": file_system,
+        }
+    return {
+        "cpu": _first_match("/proc/cpuinfo", "model name") or platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 2),
+        "memory_bytes": total_memory(),
+        "transparent_huge_pages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "kernel": platform.release(),
+        **_mount_facts(folder),
+        **_device_facts(folder),
     }
 
 
@@ -555,6 +621,7 @@ class Report:
         for name, of_name in runs.items():
             durable = [durable_rate(run) for run in of_name if run.durable_seconds is not None]
             system = [run.system_cpu / amount(run) for run in of_name if run.system_cpu is not None]
+            cache = cache_percent(of_name)
             self.rows.append(
                 {
                     "section": section,
@@ -566,7 +633,7 @@ class Report:
                     "cpu_unit": cpu_unit,
                     "cpu": asdict(Spread.of(run.process_cpu / amount(run) for run in of_name)),
                     "system_cpu": asdict(Spread.of(system)) if system else None,
-                    "cache_percent": asdict(Spread.of(map(cache_percent, of_name))),
+                    "cache_percent": asdict(cache) if cache else None,
                 }
             )
 
@@ -612,7 +679,7 @@ class Report:
                 _cell(row["durable_rate"]),
                 f"{_cell(row['cpu'])} {row['cpu_unit']}",
                 _cell(row["system_cpu"]),
-                f"{round(row['cache_percent']['median'], 1) + 0.0} %",
+                "-" if row["cache_percent"] is None else f"{round(row['cache_percent']['median'], 1) + 0.0} %",
             ]
             print(f"| {row['name']} | {' | '.join(cells)} |")
         print("\n| figure | measured | target | |")
@@ -753,5 +820,5 @@ def _size(text: str) -> int:
 def _print_machine(script: str, machine: dict[str, Any]) -> None:
     print(f"# {script}\n")
     print("; ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items() if value is not None))
-    if machine["load_average"] > 0.5:
+    if (machine["load_average"] or 0) > 0.5:
         print("\nThis machine is busy with something else: figures are too low, and the spread is wide.")

@@ -68,9 +68,39 @@ def press_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@contextlib.contextmanager
+def fifo(folder: Path) -> Iterator[str]:
+    """The path of a pipe whose other end nobody has opened: in the folder, or where Windows has its pipes."""
+    if sys.platform != "win32":
+        os.mkfifo(folder / "fifo")
+        yield str(folder / "fifo")
+        return
+    import _winapi
+
+    name = rf"\\.\pipe\gatherio-{os.getpid()}"
+    both_ways, instances = 3, 4  # each is opened once
+    pipes = [_winapi.CreateNamedPipe(name, both_ways, 0, instances, PAGE, PAGE, 0, 0) for _ in range(instances)]
+    try:
+        yield name
+    finally:
+        for pipe in pipes:
+            _winapi.CloseHandle(pipe)
+
+
 def needs_root(what: str) -> pytest.MarkDecorator:
     """A mark for tests of what Linux lets only root do."""
     return pytest.mark.skipif(not ON_WINDOWS and os.geteuid() != 0, reason=f"{what} needs root")
+
+
+def handle_mode(descriptor: int) -> int:
+    """How Windows' handle of a descriptor was opened: the FileModeInformation."""
+    assert sys.platform == "win32"
+    import msvcrt
+
+    mode, status = ctypes.c_uint32(), (ctypes.c_size_t * 2)()
+    handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+    assert ctypes.WinDLL("ntdll").NtQueryInformationFile(handle, status, ctypes.byref(mode), 4, 16) == 0
+    return mode.value
 
 
 # --- data ---

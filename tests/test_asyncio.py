@@ -16,7 +16,6 @@ from oracle import (
     FOREVER,
     KIB,
     MIB,
-    ON_WINDOWS,
     PAGE,
     assert_same_bytes,
     fault,
@@ -26,7 +25,7 @@ from oracle import (
     target,
     words,
 )
-from this_process import handle_count, thread_count
+from this_process import comes_down, handle_count, thread_count
 
 import gatherio as gio
 
@@ -100,8 +99,7 @@ def test_a_loop_after_another(f: gio.File) -> None:
         gc.collect()
         if i == 5:
             handles = handle_count()
-    slack = 5 if ON_WINDOWS else 0  # those of threads come and go
-    assert handle_count() <= handles + slack  # each loop took its own along
+    assert comes_down(handle_count, handles)  # each loop took its own along
 
 
 def test_other_tasks_run_meanwhile(f: gio.File, queue: gio.CompletionQueue) -> None:
@@ -375,7 +373,7 @@ def test_a_closed_queue_leaves_nothing_in_the_loop(disk_dir: Path, backend: str)
                 theirs.send(b"x")
                 assert await asyncio.wait_for(waiting, FOREVER) == b"x"
         gc.collect()
-        assert handle_count() <= before + 2
+        assert comes_down(handle_count, before + 2)
 
     asyncio.run(main())
 

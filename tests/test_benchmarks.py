@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from oracle import ON_WINDOWS, not_under_wine
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("bench_transfer", "bench_npy")
@@ -85,21 +86,50 @@ def test_what_does_not_fit_is_refused(disk_dir: Path) -> None:
     assert os.listdir(disk_dir) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing_behind(number: int, disk_dir: Path) -> None:
-    def heed() -> None:  # a job in the background of a shell ignores Ctrl-C, and so do its children
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+SIGNALS = [signal.SIGINT, signal.SIGBREAK if ON_WINDOWS else signal.SIGTERM]
 
-    command = [sys.executable, BENCHMARKS / "bench_npy.py", "--size", "1M", "--rounds", "1000000", "--dir", disk_dir]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as process:
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_interrupted_it_leaves_nothing_behind(number: int, disk_dir: Path) -> None:
+    code = [sys.executable, "-c", INTERRUPTED_FROM_WITHIN, number] if ON_WINDOWS else [sys.executable]
+    options = ["--size", "1M", "--rounds", "1000000", "--dir", disk_dir]
+    command = [*map(str, code), str(BENCHMARKS / "bench_npy.py"), *map(str, options)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=None if ON_WINDOWS else heed
+    ) as process:
         try:
-            while not list(disk_dir.glob("*/save.npy")):  # in the midst of it
-                assert process.poll() is None
-            process.send_signal(number)
-            assert process.wait(60) == 128 + number
+            if not ON_WINDOWS:
+                while not list(disk_dir.glob("*/save.npy")):  # in the midst of it
+                    assert process.poll() is None
+                process.send_signal(number)
+            out, errors = process.communicate(timeout=60)
+            assert process.returncode == 128 + number, errors
         finally:
             process.kill()
     assert os.listdir(disk_dir) == []
+
+
+def heed() -> None:
+    """A job in the background of a shell ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# No process of Windows sends signals to another.
+INTERRUPTED_FROM_WITHIN = """if True:
+    import os, runpy, signal, sys, threading, time
+    from pathlib import Path
+    number, script, folder = int(sys.argv[1]), sys.argv[2], sys.argv[-1]
+
+    def interrupt():
+        while not list(Path(folder).glob("*/save.npy")):
+            time.sleep(0.002)
+        signal.raise_signal(number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    sys.argv[:2] = []
+    sys.path[0] = os.path.dirname(script)
+    runpy.run_path(script, run_name="__main__")
+"""
 
 
 def test_strict_tells_by_the_exit_code(measure: ModuleType) -> None:
@@ -148,6 +178,7 @@ def test_the_schema_is_checked(measure: ModuleType, break_it: Any) -> None:
         measure.check_schema(document)
 
 
+@not_under_wine("its Python has no matplotlib")
 def test_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'gatherio[bench]'")
     documents = sorted((BENCHMARKS / "results").glob("*.json"))

@@ -6,6 +6,8 @@ import ctypes
 import mmap
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ON_WINDOWS = sys.platform == "win32"
@@ -25,11 +27,27 @@ def handle_count() -> int:
     return _windows_handle_count()
 
 
+def comes_down(count: Callable[[], int], limit: int) -> bool:
+    """Whether it does so within seconds: on Windows a thread that has ended takes a moment to be gone."""
+    deadline = time.monotonic() + 10
+    while count() > limit and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return count() <= limit
+
+
 def resident() -> int:
     """Bytes of memory that this process has in its hands."""
     if not ON_WINDOWS:
         return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
     return _windows_resident()
+
+
+def peak_resident() -> int:
+    """The most that it ever had."""
+    if not ON_WINDOWS:
+        status = Path("/proc/self/status").read_text().splitlines()  # ru_maxrss is inherited by a new process
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) << 10
+    return _windows_peak_resident()
 
 
 def virtual() -> int:
@@ -62,10 +80,17 @@ if sys.platform == "win32":
         return count
 
     def _windows_handle_count() -> int:
-        kernel = ctypes.WinDLL("kernel32")
-        count = ctypes.c_uint32()
-        assert kernel.GetProcessHandleCount(ctypes.c_void_p(-1), ctypes.byref(count))
-        return count.value
+        """By the list of all handles of the system: of a process's own count Wine says 0."""
+        query = ctypes.WinDLL("ntdll").NtQuerySystemInformation
+        extended_handles, size, needed = 64, 1 << 16, ctypes.c_uint32()
+        while True:
+            # SYSTEM_HANDLE_INFORMATION_EX: their number, a reserved word, and five words for each
+            words = (ctypes.c_size_t * (size // 8))()
+            status = query(extended_handles, words, size, ctypes.byref(needed))
+            if status == 0:
+                return words[3 : 2 + 5 * words[0] : 5].count(os.getpid())
+            assert status & 0xFFFFFFFF == 0xC0000004, hex(status)  # STATUS_INFO_LENGTH_MISMATCH
+            size *= 2
 
     class _MemoryCounters(ctypes.Structure):
         """PROCESS_MEMORY_COUNTERS of <psapi.h>."""
@@ -91,11 +116,17 @@ if sys.platform == "win32":
             ("kind", ctypes.c_uint32),
         ]
 
-    def _windows_resident() -> int:
+    def _memory_counters() -> _MemoryCounters:
         counters = _MemoryCounters(size=ctypes.sizeof(_MemoryCounters))
         this_process = ctypes.c_void_p(-1)
         assert ctypes.WinDLL("psapi").GetProcessMemoryInfo(this_process, ctypes.byref(counters), counters.size)
-        return int(counters.working_set)
+        return counters
+
+    def _windows_resident() -> int:
+        return int(_memory_counters().working_set)
+
+    def _windows_peak_resident() -> int:
+        return int(_memory_counters().peak_working_set)
 
     def _windows_virtual() -> int:
         query = ctypes.WinDLL("kernel32").VirtualQuery

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import re
@@ -22,15 +23,17 @@ from .demo import DemoError, Facts, run
 from .info import info
 from .queue import BACKENDS
 
+_DATA: Final = "D:\\data" if sys.platform == "win32" else "/data"  # in the examples
+
 # Exit codes.
 OK, FAILED, UNUSABLE = 0, 1, 2
 BY_SIGNAL: Final = 128  # and the signal's number, as shells have it
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   gatherio info              what this machine offers
-  gatherio info /data        and what the file system of /data offers
-  gatherio demo /data        the main job in /data, measured beside numpy
+  {f"gatherio info {_DATA}":<25}  and what the file system of {_DATA} offers
+  {f"gatherio demo {_DATA}":<25}  the main job in {_DATA}, measured beside numpy
   gatherio COMMAND --help    all about a command
 """
 
@@ -61,10 +64,14 @@ numpy:
   - save a large .npy file, and load it.
 
 Everything is compared with what a plain open().read(), np.load and np.fromfile
-find. No root is needed, and nothing is left behind, not even after Ctrl-C.
+find. No special right is needed, and nothing is left behind, not even after
+Ctrl-C.
 """
 
-DEMO_EPILOG = """\
+_CACHE: Final = "Windows' system cache" if sys.platform == "win32" else "Cached in /proc/meminfo"
+_BREAK: Final = "149 after Ctrl-Break" if sys.platform == "win32" else "143 after SIGTERM"
+
+DEMO_EPILOG = f"""\
 the rows:
   write_gather          in place: pages go to the disk from where they stand
                         (copy=False)
@@ -91,19 +98,19 @@ the columns:
   all       the same of the whole machine: what goes through the page cache is
             written by threads of the kernel, at nobody's charge. Whatever else
             runs is in it
-  cache     growth of the page cache (Cached in /proc/meminfo) in MiB: memory
+  cache     growth of the page cache ({_CACHE}) in MiB: memory
             taken from others. Whatever else runs is in it, too
 In a narrow terminal some columns are left out. --json has them all, and every
 round.
 
 examples:
   gatherio demo
-  gatherio demo /data --size 4G
-  gatherio demo /data --backend threads
-  gatherio demo /data --json > demo.json
+  gatherio demo {_DATA} --size 4G
+  gatherio demo {_DATA} --backend {BACKENDS[1]}
+  gatherio demo {_DATA} --json > demo.json
 
 exit code: 0; 1 if a comparison finds a difference or a transfer fails; 2 if the
-demo cannot be run in DIR; 130 after Ctrl-C, 143 after SIGTERM.
+demo cannot be run in DIR; 130 after Ctrl-C, {_BREAK}.
 """
 
 
@@ -193,7 +200,7 @@ def _run_info(arguments: argparse.Namespace) -> int:
         found = info(path)
     except (OSError, ValueError) as error:
         return _refuse("info", _in_words(error))
-    print(json.dumps(found, indent=2) if arguments.json else _info_text(found))
+    _print(json.dumps(found, indent=2) if arguments.json else _info_text(found))
     return OK
 
 
@@ -211,7 +218,7 @@ def _info_text(found: dict[str, Any]) -> str:
         + fields(
             [
                 ("page", size_text(found["page_size"])),
-                ("huge page", size_text(found["huge_page_size"])),
+                ("huge page", size_text(found["huge_page_size"]) if found["huge_page_size"] else "none"),
                 ("mappings", f"start at multiples of {size_text(found['allocation_granularity'])}"),
                 (
                     "one request",
@@ -255,7 +262,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         nonlocal began
         began = True
         if not arguments.json:
-            print(opening(facts), end="\n\n", flush=True)
+            _print(opening(facts) + "\n")
 
     try:
         with progress() as step:
@@ -275,7 +282,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _refuse("demo", _in_words(error), FAILED if began and not no_room else UNUSABLE)
-    print(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
+    _print(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
     for check in result.checks:
         if not check.ok:
             _refuse("demo", f"{check.what}: {check.difference}")
@@ -295,13 +302,19 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal raise `Stopped`: everything is cleaned up on the way out."""
+    """Let Ctrl-C, SIGTERM and a closed terminal raise `Stopped`: everything is cleaned up on the way out.
+
+    On Windows Ctrl-Break does so, too. Closing the console does what Ctrl-Break does, but Windows ends the process
+    without waiting for what comes of it.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        numbers.append(signal.SIGBREAK)
+    else:
         numbers.append(signal.SIGHUP)
     before = {
         number: signal.signal(number, stop)
@@ -313,6 +326,18 @@ def signals_raise() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _print(text: str) -> None:
+    """Print and flush. Raises BrokenPipeError if whoever reads our output has left, on every system."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if sys.platform == "win32" and error.errno == errno.EINVAL:  # so Windows' C library has it
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
+        raise
 
 
 def _in_words(error: OSError | ValueError) -> str:
@@ -347,7 +372,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals_raise():
             code: int = arguments.run(arguments)
-            sys.stdout.flush()
             return code
     except Stopped as stopped:
         name = signal.Signals(stopped.number).name

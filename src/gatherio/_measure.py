@@ -117,6 +117,15 @@ class _PerformanceInformation(ctypes.Structure):
     ]
 
 
+def _performance(field: str) -> int | None:
+    """A field of it that counts memory, in bytes."""
+    if sys.platform != "win32":
+        return None
+    facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
+    told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
+    return int(getattr(facts, field) * facts.page_size) if told else None
+
+
 # --- the page cache ---
 
 
@@ -135,9 +144,7 @@ def meminfo(field: str) -> int | None:
 def cached_bytes() -> int | None:
     """How large the page cache is."""
     if sys.platform == "win32":
-        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
-        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
-        return int(facts.system_cache * facts.page_size) if told else None
+        return _performance("system_cache") or None  # Wine says 0
     return meminfo("Cached")
 
 
@@ -201,9 +208,7 @@ def system_cpu_s() -> float | None:
 def available_memory() -> int | None:
     """Bytes of memory that this process can get without swapping, a container's limit included."""
     if sys.platform == "win32":
-        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
-        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
-        return int(facts.physical_available * facts.page_size) if told else None
+        return _performance("physical_available")
     found = [meminfo("MemAvailable"), _available_in_cgroup()]
     return min((size for size in found if size is not None), default=None)
 
@@ -233,6 +238,13 @@ def _left_in(group: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return max(0, limit - used + int(details.get("inactive_file", 0)))
+
+
+def total_memory() -> int | None:
+    """Bytes of memory that the machine has."""
+    if sys.platform == "win32":
+        return _performance("physical_total")
+    return meminfo("MemTotal")
 
 
 def free_space(folder: Path) -> int:

@@ -112,8 +112,8 @@ def progress() -> Iterator[Step]:
         try:
             from tqdm import tqdm
         except ImportError:
-            at_end.callback(print, end="\r\033[K", file=sys.stderr, flush=True)
-            yield _tell_step
+            at_end.callback(_tell, "")
+            yield lambda done, total, what: _tell(f"{done}/{total} {what}")
             return
         bars: list[tqdm[NoReturn]] = []
 
@@ -137,6 +137,7 @@ def progress() -> Iterator[Step]:
         yield show
 
 
-def _tell_step(done: int, total: int, what: str) -> None:
-    text = f"{done}/{total} {what}"[: shutil.get_terminal_size().columns - 1]
-    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+def _tell(text: str) -> None:
+    """Put `text` in the place of the last one. Without escape sequences: a Windows console may show those."""
+    room = shutil.get_terminal_size().columns - 1
+    print(f"\r{text[:room]:<{room}}\r", end="", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ PROBE_BYTES: Final = 32 * MIB
 CPU_SECONDS_PER_GIB: Final = 4.0
 #: Once, per GiB: making the arrays, and reading back plainly what was written.
 SETUP_SECONDS_PER_GIB: Final = 8.0
+#: On Windows a file cannot go while somebody looks at it, and virus scanners and indexers look at all that is new.
+REMOVALS_MAX: Final = 20
 #: Two files at most, and room for whoever else writes there.
 DISK_FACTOR: Final = 2.25
 #: Four arrays at most, and what numpy copies aside.
@@ -155,13 +158,20 @@ def _work_folder(parent: Path) -> Iterator[Path]:
     try:  # before it is made: a signal may come at any moment
         folder.mkdir(mode=0o700)
         yield folder
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # a file that one of them holds open stays on Windows
+        raise
     finally:
         _remove(folder)
 
 
 def _remove(folder: Path) -> None:
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(REMOVALS_MAX):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
     except BaseException:  # Ctrl-C once more
         _remove(folder)
         raise
