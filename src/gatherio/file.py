@@ -61,6 +61,7 @@ class File:
 
     _native: Any = None
     _released = True
+    _registers = False  # the array whose rows are transferred, for as long as that takes
 
     def __init__(
         self,
@@ -263,7 +264,8 @@ class File:
             segments.check_targets()
         queue = self._queue
         key = next(queue._keys)
-        operation = Operation(self, queue, key, writes, offset, segments.nbytes, segments)
+        pinned = queue._try_to_register(segments.base) if self._registers and segments.base is not None else None
+        operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)

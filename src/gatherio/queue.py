@@ -368,11 +368,18 @@ class CompletionQueue:
         checked(array)
         if array.nbytes == 0:
             raise ValueError("an empty array has no memory to be registered")
-        code = lib.gio_queue_register(self._native, ffi.cast("void *", array.ctypes.data), array.nbytes)
+        code = self._register(array)
         if code:
             cure = f"; {_MEMLOCK}" if code == errno.ENOMEM else ""
             raise error(code, f"registering {array.nbytes} bytes with the backend {self.backend!r}{cure}")
         return Registration(self, array)
+
+    def _register(self, array: Array) -> int:
+        return int(lib.gio_queue_register(self._native, ffi.cast("void *", array.ctypes.data), array.nbytes))
+
+    def _try_to_register(self, array: Array) -> Registration | None:
+        """Where it can be had."""
+        return Registration(self, array) if array.nbytes and self._register(array) == 0 else None
 
     def stats(self) -> dict[str, int]:
         """Count what the queue has done since it was opened.

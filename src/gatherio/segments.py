@@ -64,6 +64,8 @@ class Segments:
     ----------
     nbytes : int
         The sum of the arrays' bytes.
+    base : ndarray or None
+        The array whose rows they are.
 
     Raises
     ------
@@ -73,7 +75,7 @@ class Segments:
         Not an array, or one of Python objects.
     """
 
-    __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "nbytes")
+    __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "base", "nbytes")
 
     def __init__(self, arrays: Iterable[Array]) -> None:
         if isinstance(arrays, np.ndarray):
@@ -88,6 +90,7 @@ class Segments:
     def _set(self, table: Array, owners: list[Array], writeable: bool) -> None:
         self._table = table
         self._owners = owners
+        self.base: Array | None = None
         self._writeable = writeable
         self._distinct: bool | None = None
         self._native: Any = ffi.from_buffer("gio_segment[]", table)
@@ -131,6 +134,7 @@ class Segments:
         table[:, 1] = stride
         segments = cls.__new__(cls)
         segments._set(table, [array], array.flags.writeable)
+        segments.base = array
         if index.size:  # rows do not overlap: no index twice is all that a scatter needs
             seen = np.zeros(count, np.bool_)
             seen[index] = True
