@@ -24,9 +24,11 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     if (file == NULL)
         return gio_code_no_memory();
     file->queue = queue;
+    file->lock_handle = -1;
     file->durable = durable;
     file->writeable = (access & GIO_ACCESS_WRITE) != 0;
-    code = gio_os_file_open(file, path, access, create, direct, durable, facts);
+    file->heeds_locks = (access & GIO_ACCESS_HEED_LOCKS) != 0;
+    code = gio_os_file_open(file, path, access & (GIO_ACCESS_READ | GIO_ACCESS_WRITE), create, direct, durable, facts);
     if (code) {
         free(file);
         return code;
@@ -67,9 +69,25 @@ int32_t gio_file_size(gio_file *file, uint64_t *size)
     return code ? code : gio_os_file_size(file, size);
 }
 
+/* Cutting and growing write to all bytes in between. */
+static int32_t check_locks_across(gio_file *file, uint64_t size)
+{
+    uint64_t before;
+    int32_t code = gio_os_file_size(file, &before);
+    if (code)
+        return code;
+    gio_mutex_lock(&file->queue->mutex);
+    uint64_t first = gio_min(before, size);
+    code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first, 1);
+    gio_mutex_unlock(&file->queue->mutex);
+    return code;
+}
+
 int32_t gio_file_resize(gio_file *file, uint64_t size)
 {
     int32_t code = usable(file);
+    if (code == 0)
+        code = check_locks_across(file, size);
     if (code == 0)
         code = gio_os_file_resize(file, size);
     if (code == 0) {
@@ -143,9 +161,16 @@ int32_t gio_file_close(gio_file *file)
         gio_mutex_unlock(&queue->mutex);
     if (busy)
         return GIO_E_TIMEOUT;
-    if (was_open)
+    if (was_open) {
+        gio_os_locks_close(file, forked);
         gio_os_file_close(file);
+    }
     return 0;
+}
+
+void gio_file_forked(gio_file *file)
+{
+    gio_os_locks_close(file, 1);
 }
 
 void gio_file_free(gio_file *file)
@@ -153,6 +178,7 @@ void gio_file_free(gio_file *file)
     if (file == NULL)
         return;
     gio_queue *queue = file->queue;
+    free(file->locks);
     free(file);
     gio_queue_count_file(queue, -1);
 }

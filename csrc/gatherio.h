@@ -10,7 +10,8 @@
  *     (`_ns`), and a negative time means for ever.
  *   - Memory named by a segment belongs to the kernel from gio_submit until the operation's outcome has been
  *     told. Nothing the caller does (cancel, time out, close) shortens that.
- *   - After fork(), everything that the parent opened answers GIO_E_FORKED in the child and touches nothing.
+ *   - After fork(), everything that the parent opened answers GIO_E_FORKED in the child and touches nothing, but for
+ *     sections and what is mapped of them.
  *
  * Between the two cdef marks stands what Python sees: fixed-width integers and opaque pointers only, so that the
  * generated module is the same on every system.
@@ -34,8 +35,15 @@ enum {
     GIO_E_NOT_ASKED = 0x2000000a,   /* buffered because the caller asked for that */
     GIO_E_TOO_OLD = 0x2000000b,     /* the kernel's io_uring lacks a feature that this library builds on */
     GIO_E_COARSE = 0x2000000c,      /* direct I/O only in blocks larger than a staging buffer */
-    GIO_E_UNREGISTRABLE = 0x2000000d, /* this backend, or this kernel, has no registered memory */
-    GIO_E_TABLE_FULL = 0x2000000e   /* no more registrations in this queue */
+    GIO_E_MAPPED = 0x2000000d,      /* the file cannot become shorter: it is mapped */
+    GIO_E_SHRUNK = 0x2000000e,      /* a mapped file has become shorter than the range */
+    GIO_E_EMPTY = 0x2000000f,       /* an empty file cannot be mapped */
+    GIO_E_BEYOND = 0x20000010,      /* beyond the end of what there is to map */
+    GIO_E_LOCKED = 0x20000011,      /* a lock on this range is in the way */
+    GIO_E_NOT_LOCKED = 0x20000012,  /* there is no lock of exactly this range */
+    GIO_E_NO_FILE = 0x20000013,     /* a device, a pipe or something else that cannot be mapped */
+    GIO_E_UNREGISTRABLE = 0x20000014, /* this backend, or this kernel, has no registered memory */
+    GIO_E_TABLE_FULL = 0x20000015   /* no more registrations in this queue */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1 };
@@ -48,7 +56,7 @@ enum { GIO_STAGE_NOTHING = 0, GIO_STAGE_RAGGED = 1, GIO_STAGE_ALL = 2 };
 enum { GIO_IN_PLACE = 0, GIO_STAGED = 1, GIO_RAGGED = 2 };
 
 enum { GIO_OPEN_EXISTING = 0, GIO_OPEN_TRUNCATE = 1, GIO_OPEN_NEW = 2, GIO_OPEN_OR_CREATE = 3 };
-enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2 };
+enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2, GIO_ACCESS_HEED_LOCKS = 4 }; /* of others */
 enum { GIO_DIRECT_AUTO = -1, GIO_DIRECT_NO = 0, GIO_DIRECT_YES = 1 };
 enum { GIO_HUGE_AUTO = -1, GIO_HUGE_NO = 0, GIO_HUGE_YES = 1 };
 
@@ -208,6 +216,12 @@ int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 /* Cuts what was reserved and never written through this gio_file; of other writers it does not know. */
 int32_t gio_file_trim(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
+/* Locks on ranges of bytes, which may lie anywhere below 2^64. LOCKED when another one is in the way; they do not wait.
+ * Unlocking names the exact range; `id` 0 is any lock of it. They go with the file. Operations, gio_file_resize and
+ * opening with GIO_OPEN_TRUNCATE ask for the locks of others where the file was opened with GIO_ACCESS_HEED_LOCKS. */
+int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive, uint64_t *id);
+int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64_t id);
+void gio_file_forked(gio_file *file); /* in a forked child: the locks are the parent's alone */
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */
 int32_t gio_file_close(gio_file *file);
 void gio_file_free(gio_file *file);
@@ -219,6 +233,52 @@ void gio_event_set(gio_event *event);
 void gio_event_clear(gio_event *event);
 int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */
 void gio_event_free(gio_event *event);
+
+/* Sections: what can be mapped, a file or memory. Windows: the parts that are. The words are those of Windows.
+ * `size` 0 is the file's; a longer file is made so first, with its space reserved. Memory is zero at first. A name is
+ * plain text in the system's own encoding, known to this user only; who creates it (`created`) keeps others out until
+ * gio_section_publish. Such a call may wait for another process, and be INTERRUPTED.
+ * gio_section_close lets go of the file and the name; windows stay. gio_section_free comes last for the owner. Sections
+ * are an exception to the rule about fork(): the child goes on with its parent's, and has names open in its own right. */
+typedef struct gio_section gio_section;
+typedef struct {
+    uint64_t size;        /* in bytes; of a name that existed, what there is */
+    uint64_t granularity; /* windows begin at multiples of it */
+    uint64_t device;      /* the file, so that it is known again; 0 for memory */
+    uint64_t inode;
+    int32_t created;      /* the memory is new */
+    int32_t reserved;
+} gio_section_facts;
+enum { GIO_MAP_READ = 0, GIO_MAP_WRITE = 1, GIO_MAP_COPY = 2 };
+enum { GIO_MAP_EXECUTE = 1, GIO_MAP_RESERVE = 2, GIO_MAP_LARGE_PAGES = 4, GIO_MAP_NO_CACHE = 8 };
+enum {
+    GIO_ADVICE_NORMAL = 0,
+    GIO_ADVICE_SEQUENTIAL = 1,
+    GIO_ADVICE_RANDOM = 2,
+    GIO_ADVICE_WILLNEED = 3,
+    GIO_ADVICE_DONTNEED = 4
+};
+int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **section,
+                            gio_section_facts *facts);
+int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
+                              gio_section **section, gio_section_facts *facts);
+void gio_section_publish(gio_section *section);
+void gio_section_close(gio_section *section);
+void gio_section_free(gio_section *section);
+int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);
+void gio_section_unmap(gio_section *section, void *address, uint64_t nbytes);
+/* To stable storage: a mapped range, or everything. */
+int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes);
+int32_t gio_section_flush_all(gio_section *section);
+int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes, int32_t advice);
+/* Of a section made with GIO_MAP_RESERVE, the range at `address` in a window and `offset` in the section, both multiples of
+ * the granularity. BEYOND: not all of it is committed. */
+int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
+int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
+/* Between a window and other memory, GIO_READ out of the window. SHRUNK, and no fault, where the file has become
+ * shorter than `end`, where the range ends in the file. */
+int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
+                         uint64_t end);
 
 /* The plan alone, for tests: the pieces that an operation is cut into. */
 int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count, uint64_t offset, int32_t staging,

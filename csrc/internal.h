@@ -71,6 +71,7 @@ typedef struct gio_operation {
     gio_cursor cursor;  /* at `planned` */
     uint32_t requests;  /* in flight */
     uint8_t cancelling;
+    uint8_t through_cache; /* all of it goes to the buffered handle, which has a lock on it. Windows */
 } gio_operation;
 
 enum { GIO_INDEX_BITS = 24, GIO_OPERATIONS_PER_BLOCK = 64 };
@@ -102,6 +103,11 @@ typedef struct gio_request {
     int64_t result;           /* of the last start: bytes, or a negative code */
 } gio_request;
 
+typedef struct {
+    uint64_t id, offset, length;
+    int32_t exclusive;
+} gio_lock;
+
 struct gio_file {
     gio_queue *queue;
     int64_t handle;          /* for transfers */
@@ -119,6 +125,10 @@ struct gio_file {
     uint64_t valid_end;      /* a write below does not extend what has ever been written; beyond, it may block. Windows */
     int32_t reserved;        /* there is space behind written_end that nobody has written to */
     int32_t closed;
+    int32_t heeds_locks;     /* of others */
+    int64_t lock_handle;     /* where the system has the locks of this file; -1: none yet */
+    gio_lock *locks;
+    uint64_t lock_count, lock_room, lock_ids;
 };
 
 /* ---- plan.c: pure -------------------------------------------------------------------------------------- */
@@ -251,6 +261,18 @@ int32_t gio_os_file_resize(gio_file *file, uint64_t size);
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
+/* locks.c, and the system's part in locks_*.c. Lock held. */
+/* 0, LOCKED or another code. `asks`: the system as well, about the locks of others. */
+int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length, int32_t asks);
+int gio_locks_touch(const gio_file *file, uint64_t offset, uint64_t length); /* one of the file's own */
+int gio_locks_gap(const gio_file *file, uint64_t at, uint64_t last, uint64_t top, uint64_t *gap_first,
+                  uint64_t *gap_last);
+extern const int32_t gio_locks_bind_handle; /* the system itself refuses transfers through other handles. Windows */
+int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive);
+int32_t gio_os_unlock(gio_file *file, const gio_lock *lock); /* which is no longer in the table */
+int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length);
+void gio_os_locks_close(gio_file *file, int32_t forked);
+
 /* Does one request in the calling thread. Returns bytes, or a negative code. */
 int64_t gio_os_transfer(const gio_request *request);
 

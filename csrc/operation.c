@@ -524,6 +524,40 @@ void gio_queue_advance(gio_queue *queue)
         queue->backend->submit(queue);
 }
 
+/* ---- locks --------------------------------------------------------------------------------------------- */
+
+static int32_t check_range(gio_operation *operation, uint64_t offset, uint64_t length)
+{
+    gio_file *file = operation->file;
+
+    if (gio_locks_bind_handle && file->handle != file->buffered_handle && gio_locks_touch(file, offset, length))
+        operation->through_cache = 1;
+    return gio_locks_check(file, operation->direction, offset, length, !gio_locks_bind_handle);
+}
+
+/* 0, or why the operation may not be. Of a batch first all that lies between its places: to ask about each of them costs a
+ * system call each, and there hardly ever is a lock. */
+static int32_t check_locks(gio_operation *operation)
+{
+    uint64_t first = UINT64_MAX, last = 0;
+
+    if (operation->offsets == NULL)
+        return check_range(operation, operation->offset, operation->length);
+    for (uint64_t i = 0; i < operation->segment_count; i++) {
+        first = gio_min(first, operation->offsets[i]);
+        last = gio_max(last, operation->offsets[i] + operation->segments[i].length);
+    }
+    if (operation->length == 0 || check_range(operation, first, last - first) == 0)
+        return 0;
+    operation->through_cache = 0;
+    for (uint64_t i = 0; i < operation->segment_count; i++) {
+        int32_t code = check_range(operation, operation->offsets[i], operation->segments[i].length);
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
 /* ---- from outside -------------------------------------------------------------------------------------- */
 
 static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
@@ -571,10 +605,12 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     queue->stats.operations++;
 
     uint64_t ticket = operation->ticket;
-    if (length == 0) { /* touches nothing */
+    code = check_locks(operation);
+    if (code)
+        break_off(queue, operation, code, 0);
+    if (length == 0) /* touches nothing */
         stop_planning(queue, operation);
-        finish_if_done(queue, operation);
-    }
+    finish_if_done(queue, operation);
     gio_queue_advance(queue);
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);

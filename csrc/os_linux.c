@@ -33,6 +33,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "os_linux.h"
 
 _Static_assert(sizeof(struct iovec) == sizeof(gio_segment) && sizeof(void *) == 8,
                "a segment array is handed to the kernel as it is: 64-bit systems only");
@@ -344,8 +345,11 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     }
     if (code == 0 && create == GIO_OPEN_TRUNCATE && !created) {
         struct stat status;
-        if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode) && ftruncate(ordinary, 0) < 0)
-            code = errno;
+        file->buffered_handle = ordinary;
+        if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode))
+            code = gio_locks_check(file, GIO_WRITE, 0, (uint64_t)status.st_size, 1);
+        if (code == 0 && S_ISREG(status.st_mode))
+            code = gio_os_file_resize(file, 0);
     }
     if (code) {
         if (around >= 0)
@@ -384,11 +388,24 @@ int32_t gio_os_file_size(gio_file *file, uint64_t *size)
     return 0;
 }
 
+/* Linux would cut a mapped file, and an access behind its new end would be a SIGBUS. Windows refuses. */
+static int32_t check_not_mapped(int fd, uint64_t size)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0)
+        return errno;
+    int shorter = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
+    return shorter && gio_is_mapped((uint64_t)status.st_dev, (uint64_t)status.st_ino) ? GIO_E_MAPPED : 0;
+}
+
 int32_t gio_os_file_resize(gio_file *file, uint64_t size)
 {
-    int result;
+    int fd = (int)file->buffered_handle, result;
+    int32_t code = check_not_mapped(fd, size);
+    if (code)
+        return code;
     do
-        result = ftruncate((int)file->buffered_handle, (off_t)size);
+        result = ftruncate(fd, (off_t)size);
     while (result < 0 && errno == EINTR);
     return result < 0 ? errno : 0;
 }

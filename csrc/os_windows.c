@@ -25,8 +25,8 @@
 
 _Static_assert(sizeof(FILE_SEGMENT_ELEMENT) == 8, "an element is 64 bits, on 32-bit systems too");
 
-/* Of <winerror.h>; older headers lack them. */
-enum { FOLDER_NOT_SUPPORTED = 336, DISK_QUOTA_EXCEEDED = 1295 };
+/* Of <winerror.h>; older headers lack it. */
+enum { DISK_QUOTA_EXCEEDED = 1295 };
 
 static HANDLE as_handle(int64_t value) { return (HANDLE)(intptr_t)value; }
 
@@ -46,7 +46,7 @@ void gio_system(gio_system_facts *facts)
 }
 
 /* A privilege that the user may hold is not in force before it is asked for. */
-static int32_t enable_privilege(const wchar_t *name)
+int32_t gio_enable_privilege(const wchar_t *name)
 {
     HANDLE token;
     TOKEN_PRIVILEGES wanted;
@@ -169,7 +169,7 @@ static int slab_free(char *address, uint64_t nbytes)
 
 static int32_t allocate_large_pages(uint64_t nbytes, void **address)
 {
-    int32_t code = enable_privilege(L"SeLockMemoryPrivilege");
+    int32_t code = gio_enable_privilege(L"SeLockMemoryPrivilege");
     if (code)
         return code;
     *address = VirtualAlloc(NULL, (SIZE_T)nbytes, MEM_RESERVE | MEM_COMMIT | MEM_LARGE_PAGES, PAGE_READWRITE);
@@ -317,7 +317,7 @@ static void want_valid_data(void)
 {
     static volatile LONG asked; /* once: the answer comes from another process */
     if (InterlockedExchange(&asked, 1) == 0)
-        enable_privilege(L"SeManageVolumePrivilege");
+        gio_enable_privilege(L"SeManageVolumePrivilege");
 }
 
 enum { SHARING = FILE_SHARE_READ | FILE_SHARE_WRITE }; /* as Python's open() */
@@ -331,7 +331,7 @@ static int32_t open_first(const wchar_t *path, DWORD rights, int32_t create, DWO
     if (*handle == INVALID_HANDLE_VALUE) {
         DWORD attributes = error == ERROR_ACCESS_DENIED ? GetFileAttributesW(path) : INVALID_FILE_ATTRIBUTES;
         int is_folder = attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
-        return is_folder ? FOLDER_NOT_SUPPORTED : (int32_t)error;
+        return is_folder ? GIO_FOLDER_NOT_SUPPORTED : (int32_t)error;
     }
     *created = disposition == CREATE_NEW || (disposition == OPEN_ALWAYS && error != ERROR_ALREADY_EXISTS);
     return GetFileType(*handle) == FILE_TYPE_DISK ? 0 : ERROR_SEEK_ON_DEVICE; /* pipes, consoles: no offsets */
@@ -418,11 +418,23 @@ static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t 
     return 0;
 }
 
-static int32_t set_end(HANDLE handle, uint64_t size)
+int32_t gio_set_end(HANDLE handle, uint64_t size)
 {
     FILE_END_OF_FILE_INFO end;
     end.EndOfFile.QuadPart = (LONGLONG)size;
-    return SetFileInformationByHandle(handle, FileEndOfFileInfo, &end, sizeof end) ? 0 : (int32_t)GetLastError();
+    if (SetFileInformationByHandle(handle, FileEndOfFileInfo, &end, sizeof end))
+        return 0;
+    DWORD error = GetLastError();
+    return error == ERROR_USER_MAPPED_FILE ? GIO_E_MAPPED : (int32_t)error;
+}
+
+static int32_t truncate_unlocked(gio_file *file)
+{
+    uint64_t size = 0;
+    int32_t code = gio_os_file_size(file, &size);
+    if (code == 0)
+        code = gio_locks_check(file, GIO_WRITE, 0, size, 1);
+    return code ? code : gio_os_file_resize(file, 0);
 }
 
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
@@ -445,8 +457,9 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
         find_facts(file, first, facts);
         code = open_handles(first, rights, direct, durable, &transfers, &ragged, facts);
     }
+    file->buffered_handle = (int64_t)(intptr_t)ragged;
     if (code == 0 && create == GIO_OPEN_TRUNCATE && !created)
-        code = set_end(ragged, 0);
+        code = truncate_unlocked(file);
     if (code) {
         if (transfers != ragged)
             CloseHandle(transfers);
@@ -457,7 +470,6 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     }
     facts->created = created;
     file->writes_through = 1;
-    file->buffered_handle = (int64_t)(intptr_t)ragged;
     file->handle = facts->handle = (int64_t)(intptr_t)transfers;
     return 0;
 }
@@ -480,7 +492,7 @@ int32_t gio_os_file_size(gio_file *file, uint64_t *size)
     return 0;
 }
 
-int32_t gio_os_file_resize(gio_file *file, uint64_t size) { return set_end(as_handle(file->buffered_handle), size); }
+int32_t gio_os_file_resize(gio_file *file, uint64_t size) { return gio_set_end(as_handle(file->buffered_handle), size); }
 
 /* Where a file system cannot reserve, one that cannot fit is refused now; that it will fit nobody promises. */
 static int32_t check_room(HANDLE handle, uint64_t more)
@@ -526,7 +538,7 @@ int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
     }
     if (size <= end)
         return 0;
-    int32_t code = set_end(handle, size);
+    int32_t code = gio_set_end(handle, size);
     if (code == 0 && SetFileValidData(handle, (LONGLONG)size)) {
         gio_mutex_lock(&file->queue->mutex);
         file->valid_end = gio_max(file->valid_end, size);

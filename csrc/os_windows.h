@@ -27,4 +27,9 @@ int64_t gio_overlapped_result(gio_overlapped_call *call, const gio_request *requ
 int64_t gio_overlapped_failure(const gio_request *request, DWORD error);
 void gio_overlapped_free(gio_overlapped_call *call);
 
+/* os_windows.c, for the files beside it. */
+int32_t gio_enable_privilege(const wchar_t *name);
+int32_t gio_set_end(HANDLE handle, uint64_t size);
+enum { GIO_FOLDER_NOT_SUPPORTED = 336 }; /* ERROR_DIRECTORY_NOT_SUPPORTED of <winerror.h>; older headers lack it */
+
 #endif

@@ -60,9 +60,9 @@ static void direct_range(const gio_operation *operation, const gio_limits *limit
 {
     uint64_t begin = operation->offset, end = operation->offset + operation->length;
     uint64_t unit = operation->staging == GIO_STAGE_NOTHING ? limits->offset_alignment : limits->ragged_bytes;
-    *first = begin;
+    *first = operation->through_cache ? end : begin;
     *last = end;
-    if (operation->direction == GIO_READ || limits->offset_alignment == 1)
+    if (operation->through_cache || operation->direction == GIO_READ || limits->offset_alignment == 1)
         return; /* a read of a whole block harms nobody: ragged ends of reads are staged */
     if (begin % unit)
         *first = gio_min(gio_round_up(begin, limits->ragged_bytes), end);

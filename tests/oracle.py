@@ -60,6 +60,11 @@ def skip_on_windows(reason: str) -> None:
         pytest.skip(f"not on Windows: {reason}")
 
 
+def skip_under_wine(reason: str) -> None:
+    if ON_WINE:
+        pytest.skip(f"not under Wine: {reason}")
+
+
 def press_ctrl_c() -> None:
     """What Ctrl-C does to this process, from any thread."""
     if ON_WINDOWS:

@@ -15,7 +15,7 @@ import pytest
 from oracle import ON_WINDOWS, not_under_wine
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("bench_transfer", "bench_npy")
+SCRIPTS = ("bench_transfer", "bench_npy", "bench_mapping")
 
 
 @pytest.fixture

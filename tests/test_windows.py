@@ -316,7 +316,7 @@ def native_failures(queue: gio.CompletionQueue, code: int, count: int) -> Iterat
         (112, OSError, errno.ENOSPC),
         (39, OSError, errno.ENOSPC),
         (5, PermissionError, errno.EACCES),
-        (33, PermissionError, errno.EACCES),
+        (33, gio.LockedError, errno.EACCES),
         (19, OSError, errno.EROFS),
         (87, OSError, errno.EINVAL),
     ],

@@ -13,9 +13,11 @@ that need not be, and the CPU stays free.
 """
 
 from ._version import __version__
-from .errors import AlignmentError, CancelledError, PoolError, TimeoutError
+from .errors import AlignmentError, CancelledError, LockedError, NotLockedError, PoolError, TimeoutError
 from .file import File, open
 from .info import info
+from .locks import Lock
+from .mapping import Mapping
 from .npy import load, save
 from .operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operation, as_completed, wait
 from .pages import Pool, asaligned, empty, empty_like, full, is_aligned, prefault, zeros
@@ -31,6 +33,10 @@ __all__ = [
     "CancelledError",
     "CompletionQueue",
     "File",
+    "Lock",
+    "LockedError",
+    "Mapping",
+    "NotLockedError",
     "Operation",
     "Pool",
     "PoolError",

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from gatherio import _gatherio  # type: ignore[attr-defined]
 
+from .errors import LockedError, NotLockedError
+
 ffi: Final[Any] = _gatherio.ffi
 lib: Final[Any] = _gatherio.lib
 
@@ -24,6 +26,11 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_UNREGISTRABLE: "there is no registered memory (it needs io_uring of Linux 5.19 or later)",
     lib.GIO_E_TABLE_FULL: "no more memory can be registered in one queue",
     lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
+    lib.GIO_E_MAPPED: "the file is mapped and cannot become shorter: close the mapping and drop its arrays first",
+    lib.GIO_E_LOCKED: "a lock on the range, or on a part of it, is in the way",
+    lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
+    lib.GIO_E_NO_FILE: "only regular files can be mapped, and memory",
+    lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
 }
 
 
@@ -34,7 +41,13 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_UNREGISTRABLE: errno.EOPNOTSUPP,
     lib.GIO_E_TABLE_FULL: errno.ENOBUFS,
     lib.GIO_E_TOO_OLD: errno.ENOSYS,
+    lib.GIO_E_MAPPED: errno.EBUSY,
+    lib.GIO_E_NO_FILE: errno.ENODEV,
+    lib.GIO_E_SHRUNK: errno.EIO,
+    lib.GIO_E_LOCKED: errno.EACCES,
+    lib.GIO_E_NOT_LOCKED: errno.EINVAL,
 }
+_KINDS: Final[dict[int, type[OSError]]] = {lib.GIO_E_LOCKED: LockedError, lib.GIO_E_NOT_LOCKED: NotLockedError}
 
 
 # Codes of Windows for which Python's own table has another errno than Linux gives in the same case, or none. The names
@@ -63,6 +76,10 @@ _WINDOWS_NUMBERS: Final[dict[int, int]] = {
     1455: errno.ENOMEM,  # ERROR_COMMITMENT_LIMIT
     1784: errno.ENOMEM,  # ERROR_INVALID_USER_BUFFER
 }
+# What Windows says where a rule of ours says no before it is asked.
+_WINDOWS_CODES: Final[dict[int, int]] = {lib.GIO_E_LOCKED: 33, lib.GIO_E_NOT_LOCKED: 158, lib.GIO_E_MAPPED: 1224}
+if sys.platform == "win32":
+    _KINDS[33] = LockedError  # ERROR_LOCK_VIOLATION, of a transfer
 
 
 def describe(code: int) -> str:
@@ -87,9 +104,10 @@ def errno_of(code: int) -> int:
 def os_error(code: int, text: str, path: object = None) -> OSError:
     """The OSError for a code: its subclass by errno, with `winerror` on Windows."""
     number = errno_of(code)
-    failure = OSError(number, text) if path is None else OSError(number, text, path)
-    if sys.platform == "win32" and code not in _NUMBERS:
-        failure.winerror = code
+    kind = _KINDS.get(code, OSError)
+    failure = kind(number, text) if path is None else kind(number, text, path)
+    if sys.platform == "win32" and (code not in _NUMBERS or code in _WINDOWS_CODES):
+        failure.winerror = _WINDOWS_CODES.get(code, code)
     return failure
 
 
@@ -115,6 +133,11 @@ def long_path(name: str) -> str:
     if len(whole) < 248:
         return name
     return "\\\\?\\UNC" + whole[1:] if whole.startswith("\\\\") else "\\\\?\\" + whole
+
+
+def encode_name(name: str) -> bytes:
+    """A name of shared memory, likewise."""
+    return name.encode("utf-16-le") + b"\0" if sys.platform == "win32" else name.encode("utf-8")
 
 
 def error(code: int, doing: str, path: object = None) -> Exception:

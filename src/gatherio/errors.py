@@ -5,7 +5,15 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as TimeoutError  # before Python 3.11 not the built-in one
 
-__all__ = ["AlignmentError", "AllocationError", "CancelledError", "PoolError", "TimeoutError"]
+__all__ = [
+    "AlignmentError",
+    "AllocationError",
+    "CancelledError",
+    "LockedError",
+    "NotLockedError",
+    "PoolError",
+    "TimeoutError",
+]
 
 
 class AlignmentError(ValueError):
@@ -25,3 +33,14 @@ class AllocationError(MemoryError, ValueError):
 
 class PoolError(ValueError):
     """An array was released to a pool that did not hand it out, or twice."""
+
+
+class LockedError(PermissionError):
+    """A lock on the range, or on a part of it, is in the way: errno EACCES, winerror 33 on Windows."""
+
+
+class NotLockedError(OSError, ValueError):
+    """There is no lock of exactly this range to be given back (errno EINVAL; winerror 158 on Windows).
+
+    A ValueError as well, as io.UnsupportedOperation is: it is the system's rule and the caller's mistake.
+    """

@@ -485,6 +485,9 @@ def default_queue() -> CompletionQueue:
 def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.RLock()
+    for queue in list(_living):
+        for file in list(queue._files):
+            file._forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,96 @@
+/* locks_linux.c: locks between files and processes: OFD locks (fcntl(2), F_OFD_SETLK).
+ *
+ * They belong to an open descriptor and go with it, also when its process is killed. (Classic POSIX locks go when
+ * any descriptor of the file is closed, some library's included.) A file's are on a descriptor of their own, opened with the
+ * first lock: for reading and writing where that is allowed, for a shared lock needs the one and an exclusive lock the
+ * other, whatever the file was opened for; and so that a forked child, which would keep them alive, can let go of them
+ * (gio_file_forked).
+ *
+ * They are advisory: who does not ask is not stopped. We ask, once per operation, before it starts. Offsets end at 2^63
+ * - 1; of the half beyond, where no file reaches, all is one byte, the last one there is.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+const int32_t gio_locks_bind_handle = 0;
+
+static struct flock range(short type, uint64_t first, uint64_t last)
+{
+    struct flock lock;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = (off_t)gio_min(first, INT64_MAX);
+    lock.l_len = last >= INT64_MAX ? 0 : (off_t)(last - first + 1); /* 0: to the end of all offsets */
+    return lock;
+}
+
+static int32_t open_lock_handle(gio_file *file)
+{
+    static const int modes[] = {O_RDWR, O_RDONLY, O_WRONLY};
+    char path[40];
+    int32_t code = 0;
+
+    snprintf(path, sizeof path, "/proc/self/fd/%d", (int)file->buffered_handle);
+    for (int i = 0; i < 3 && file->lock_handle < 0; i++) {
+        file->lock_handle = open(path, modes[i] | O_CLOEXEC);
+        if (file->lock_handle < 0)
+            code = errno;
+    }
+    return file->lock_handle < 0 ? code : 0;
+}
+
+int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive)
+{
+    int32_t code = file->lock_handle < 0 ? open_lock_handle(file) : 0;
+    if (code)
+        return code;
+    struct flock lock = range(exclusive ? F_WRLCK : F_RDLCK, offset, offset + (length - 1));
+    if (fcntl((int)file->lock_handle, F_OFD_SETLK, &lock) == 0)
+        return 0;
+    return errno == EAGAIN || errno == EACCES ? GIO_E_LOCKED : errno;
+}
+
+/* Gives back the parts of the lock that none of the others covers: for the kernel all of a descriptor's locks are one. */
+int32_t gio_os_unlock(gio_file *file, const gio_lock *lock)
+{
+    uint64_t at = gio_min(lock->offset, INT64_MAX), last = gio_min(lock->offset + (lock->length - 1), INT64_MAX);
+    uint64_t gap_first, gap_last;
+
+    while (at <= last && gio_locks_gap(file, at, last, INT64_MAX, &gap_first, &gap_last)) {
+        struct flock part = range(F_UNLCK, gap_first, gap_last);
+        if (fcntl((int)file->lock_handle, F_OFD_SETLK, &part) < 0)
+            return errno;
+        at = gap_last + 1;
+    }
+    return 0;
+}
+
+int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length)
+{
+    struct flock lock = range(direction == GIO_WRITE ? F_WRLCK : F_RDLCK, offset, offset + (length - 1));
+    int fd = (int)(file->lock_handle >= 0 ? file->lock_handle : file->buffered_handle);
+
+    if (fcntl(fd, F_OFD_GETLK, &lock) == 0)
+        return lock.l_type == F_UNLCK ? 0 : GIO_E_LOCKED;
+    /* Where there are no locks nobody can have one. */
+    return errno == EINVAL || errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP ? 0 : errno;
+}
+
+void gio_os_locks_close(gio_file *file, int32_t forked)
+{
+    if (file->lock_handle < 0)
+        return;
+    if (!forked) { /* a child that has this descriptor, too, would keep them */
+        struct flock all = range(F_UNLCK, 0, INT64_MAX);
+        fcntl((int)file->lock_handle, F_OFD_SETLK, &all);
+    }
+    close((int)file->lock_handle);
+    file->lock_handle = -1;
+}

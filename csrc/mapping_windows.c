@@ -1,0 +1,471 @@
+/* mapping_windows.c: sections, and the windows that are mapped of them: CreateFileMapping, MapViewOfFile and their kin.
+ *
+ * Much of what mapping_linux.c has to build is the system's here: a section lives as long as a handle or a view of it
+ * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE). Names
+ * are in the session's own namespace (Local\) with the default security: this user's.
+ *
+ * What is left to do for names: whoever creates one fills it before others look. They wait at a mutex that goes with the
+ * name, its gate; Windows gives a dead owner's mutex to the next.
+ *
+ * FlushViewOfFile only begins to write: FlushFileBuffers after it waits for the disk. Copies in and out of a file go through
+ * ReadProcessMemory and WriteProcessMemory on this very process: where the disk or the network fails under a mapped page,
+ * they answer with an error, and a load would be an exception.
+ */
+#include "os_windows.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Windows 10 1703 wants to see it in every view of such a section; earlier ones ignore it. */
+enum { VIEW_LARGE_PAGES = 0x20000000 };
+enum { NAME_CAPACITY = 260, WAIT_MS = 50 };
+
+typedef struct window {
+    struct window *next;
+    void *address;
+} window;
+
+struct gio_section {
+    HANDLE file;         /* or INVALID_HANDLE_VALUE */
+    HANDLE handle;       /* NULL: closed */
+    HANDLE gate;         /* a mutex that we own, or NULL */
+    DWORD view;          /* access of views ... */
+    DWORD protection;    /* ... and of their pages */
+    int32_t closed;      /* takes no more calls ... */
+    uint64_t calls;      /* ... and the handles go when these have left */
+    window *windows;
+    int32_t held;        /* by its owner, until gio_section_free */
+};
+
+static SRWLOCK list_lock = SRWLOCK_INIT; /* guards the counts and the lists of windows */
+
+static void lock_list(void) { AcquireSRWLockExclusive(&list_lock); }
+static void unlock_list(void) { ReleaseSRWLockExclusive(&list_lock); }
+
+static void close_handles(gio_section *section)
+{
+    if (section->gate) {
+        ReleaseMutex(section->gate);
+        CloseHandle(section->gate);
+    }
+    if (section->handle)
+        CloseHandle(section->handle);
+    if (section->file != INVALID_HANDLE_VALUE)
+        CloseHandle(section->file);
+    section->gate = section->handle = NULL;
+    section->file = INVALID_HANDLE_VALUE;
+}
+
+/* List locked. Gives back what nobody needs any more. */
+static void settle(gio_section *section)
+{
+    if (section->closed && section->calls == 0)
+        close_handles(section);
+    if (section->closed && section->calls == 0 && !section->held && section->windows == NULL)
+        free(section);
+}
+
+/* Between enter and leave the handles stay open. */
+static int32_t enter(gio_section *section)
+{
+    lock_list();
+    int32_t code = section->closed ? GIO_E_CLOSED : 0;
+    section->calls += code == 0;
+    unlock_list();
+    return code;
+}
+
+static void leave(gio_section *section)
+{
+    lock_list();
+    section->calls--;
+    settle(section);
+    unlock_list();
+}
+
+/* ---- making sections ---------------------------------------------------------------------------------------- */
+
+static DWORD protection(int32_t access, int32_t flags)
+{
+    static const DWORD plain[] = {PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY};
+    static const DWORD execute[] = {PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_EXECUTE_WRITECOPY};
+    return flags & GIO_MAP_EXECUTE ? execute[access] : plain[access];
+}
+
+static DWORD section_flags(int32_t flags)
+{
+    DWORD committed = flags & GIO_MAP_RESERVE ? SEC_RESERVE : SEC_COMMIT;
+    if (flags & GIO_MAP_LARGE_PAGES)
+        committed |= SEC_LARGE_PAGES;
+    return flags & GIO_MAP_NO_CACHE ? committed | SEC_NOCACHE : committed;
+}
+
+static int32_t new_section(int32_t access, int32_t flags, gio_section **out)
+{
+    static const DWORD views[] = {FILE_MAP_READ, FILE_MAP_READ | FILE_MAP_WRITE, FILE_MAP_COPY};
+    gio_section *section = calloc(1, sizeof *section);
+    if (section == NULL)
+        return ERROR_NOT_ENOUGH_MEMORY;
+    section->file = INVALID_HANDLE_VALUE;
+    section->held = 1;
+    section->protection = protection(access, flags);
+    section->view = views[access] | (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0) |
+                    (flags & GIO_MAP_LARGE_PAGES ? VIEW_LARGE_PAGES : 0);
+    *out = section;
+    return 0;
+}
+
+static void tell(gio_section *section, uint64_t size, int32_t flags, int32_t created, gio_section_facts *facts)
+{
+    BY_HANDLE_FILE_INFORMATION information;
+    SYSTEM_INFO system;
+
+    GetSystemInfo(&system);
+    memset(facts, 0, sizeof *facts);
+    facts->size = size;
+    facts->granularity = flags & GIO_MAP_LARGE_PAGES ? GetLargePageMinimum() : system.dwAllocationGranularity;
+    facts->created = created;
+    if (section->file != INVALID_HANDLE_VALUE && GetFileInformationByHandle(section->file, &information)) {
+        facts->device = information.dwVolumeSerialNumber;
+        facts->inode = (uint64_t)information.nFileIndexHigh << 32 | information.nFileIndexLow;
+    }
+}
+
+static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HANDLE *file, uint64_t *size)
+{
+    DWORD rights = GENERIC_READ | (access == GIO_MAP_WRITE ? GENERIC_WRITE : 0) |
+                   (flags & GIO_MAP_EXECUTE ? GENERIC_EXECUTE : 0);
+    LARGE_INTEGER end;
+
+    *file = CreateFileW(path, rights, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL,
+                        NULL);
+    if (*file == INVALID_HANDLE_VALUE) {
+        DWORD error = GetLastError();
+        DWORD attributes = error == ERROR_ACCESS_DENIED ? GetFileAttributesW(path) : INVALID_FILE_ATTRIBUTES;
+        int is_folder = attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
+        return is_folder ? GIO_FOLDER_NOT_SUPPORTED : (int32_t)error;
+    }
+    if (GetFileType(*file) != FILE_TYPE_DISK)
+        return GIO_E_NO_FILE;
+    if (!GetFileSizeEx(*file, &end))
+        return (int32_t)GetLastError();
+    *size = (uint64_t)end.QuadPart;
+    return 0;
+}
+
+/* CreateFileMapping makes the file longer by itself, and fails where the disk is full. */
+int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **out,
+                            gio_section_facts *facts)
+{
+    gio_section *section;
+    uint64_t before = 0;
+    int32_t code = flags & (GIO_MAP_LARGE_PAGES | GIO_MAP_RESERVE) ? ERROR_NOT_SUPPORTED : 0;
+
+    if (code == 0)
+        code = new_section(access, flags, &section);
+    if (code)
+        return code;
+    code = open_file(path, access, flags, &section->file, &before);
+    if (code == 0 && size == 0 && before == 0)
+        code = GIO_E_EMPTY;
+    if (code == 0 && size > before && access != GIO_MAP_WRITE)
+        code = GIO_E_BEYOND;
+    if (code == 0) {
+        size = size ? size : before;
+        section->handle = CreateFileMappingW(section->file, NULL, protection(access, flags) | section_flags(flags),
+                                             (DWORD)(size >> 32), (DWORD)size, NULL);
+        if (section->handle == NULL)
+            code = (int32_t)GetLastError();
+        if (code && size > before)
+            gio_set_end(section->file, before);
+    }
+    if (code) {
+        close_handles(section);
+        free(section);
+        return code;
+    }
+    tell(section, size, flags, 0, facts);
+    *out = section;
+    return 0;
+}
+
+static void object_name(wchar_t *out, const wchar_t *kind, const wchar_t *name)
+{
+    size_t at = 0;
+    const wchar_t *const parts[] = {L"Local\\gatherio-", kind, name};
+    for (int i = 0; i < 3; i++)
+        for (const wchar_t *from = parts[i]; *from && at < NAME_CAPACITY - 1; from++)
+            out[at++] = *from;
+    out[at] = 0;
+}
+
+/* Not longer than Python may be kept from signals. */
+static int32_t enter_gate(const wchar_t *name, HANDLE *gate)
+{
+    wchar_t full[NAME_CAPACITY];
+
+    object_name(full, L"gate-", name);
+    *gate = CreateMutexW(NULL, FALSE, full);
+    if (*gate == NULL)
+        return (int32_t)GetLastError();
+    DWORD result = WaitForSingleObject(*gate, WAIT_MS);
+    if (result == WAIT_OBJECT_0 || result == WAIT_ABANDONED)
+        return 0;
+    int32_t code = result == WAIT_TIMEOUT ? GIO_E_INTERRUPTED : (int32_t)GetLastError();
+    CloseHandle(*gate);
+    *gate = NULL;
+    return code;
+}
+
+/* The bytes that a section has; not less than asked for, and rounded up to whole pages. */
+static uint64_t find_size(HANDLE section)
+{
+    typedef struct {
+        void *base;
+        ULONG attributes;
+        LARGE_INTEGER size;
+    } basic_information;
+    typedef LONG(WINAPI * query)(HANDLE, int, void *, SIZE_T, SIZE_T *);
+    basic_information information;
+    query ask = (query)(void (*)(void))GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "NtQuerySection");
+
+    if (ask == NULL || ask(section, 0 /* SectionBasicInformation */, &information, sizeof information, NULL) < 0)
+        return 0;
+    return (uint64_t)information.size.QuadPart;
+}
+
+static int32_t open_named(gio_section *section, const wchar_t *name, int32_t create, int32_t access, int32_t flags,
+                          uint64_t size, int32_t *created)
+{
+    wchar_t full[NAME_CAPACITY];
+    int32_t code = enter_gate(name, &section->gate);
+    if (code)
+        return code;
+    object_name(full, L"name-", name);
+    if (create) {
+        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, NULL, protection(access, flags) | section_flags(flags),
+                                             (DWORD)(size >> 32), (DWORD)size, full);
+        DWORD error = GetLastError();
+        if (section->handle == NULL)
+            return (int32_t)error;
+        *created = error != ERROR_ALREADY_EXISTS;
+    } else {
+        DWORD rights = SECTION_QUERY | (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
+                       (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0);
+        section->handle = OpenFileMappingW(rights, FALSE, full);
+        if (section->handle == NULL)
+            return (int32_t)GetLastError();
+    }
+    return 0;
+}
+
+int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
+                              gio_section **out, gio_section_facts *facts)
+{
+    gio_section *section;
+    int32_t code = 0, created = 0;
+
+    if (flags & GIO_MAP_LARGE_PAGES && create) {
+        if (GetLargePageMinimum() == 0)
+            return ERROR_NOT_SUPPORTED;
+        code = gio_enable_privilege(L"SeLockMemoryPrivilege");
+        size = gio_round_up(size, GetLargePageMinimum());
+    }
+    if (code == 0)
+        code = new_section(access, flags, &section);
+    if (code)
+        return code;
+    if (name) {
+        code = open_named(section, name, create, access, flags, size, &created);
+    } else {
+        created = 1;
+        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, NULL, protection(access, flags) | section_flags(flags),
+                                             (DWORD)(size >> 32), (DWORD)size, NULL);
+        if (section->handle == NULL)
+            code = (int32_t)GetLastError();
+    }
+    if (code) {
+        close_handles(section);
+        free(section);
+        return code;
+    }
+    tell(section, created ? size : find_size(section->handle), flags, created, facts);
+    if (!created)
+        gio_section_publish(section);
+    *out = section;
+    return 0;
+}
+
+void gio_section_publish(gio_section *section)
+{
+    if (section->gate == NULL)
+        return;
+    ReleaseMutex(section->gate);
+    CloseHandle(section->gate);
+    section->gate = NULL;
+}
+
+void gio_section_close(gio_section *section)
+{
+    lock_list();
+    section->closed = 1;
+    settle(section);
+    unlock_list();
+}
+
+void gio_section_free(gio_section *section)
+{
+    if (section == NULL)
+        return;
+    lock_list();
+    section->closed = 1;
+    section->held = 0;
+    settle(section);
+    unlock_list();
+}
+
+/* ---- windows -------------------------------------------------------------------------------------------------- */
+
+int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address)
+{
+    window *made = malloc(sizeof *made);
+    int32_t code = made ? enter(section) : ERROR_NOT_ENOUGH_MEMORY;
+
+    if (code) {
+        free(made);
+        return code;
+    }
+    made->address = MapViewOfFile(section->handle, section->view, (DWORD)(offset >> 32), (DWORD)offset, (SIZE_T)nbytes);
+    if (made->address == NULL) {
+        code = (int32_t)GetLastError();
+        free(made);
+    } else {
+        *address = made->address;
+        lock_list();
+        made->next = section->windows;
+        section->windows = made;
+        unlock_list();
+    }
+    leave(section);
+    return code;
+}
+
+void gio_section_unmap(gio_section *section, void *address, uint64_t nbytes)
+{
+    (void)nbytes;
+    lock_list();
+    window **at = &section->windows, *found;
+    while ((found = *at) != NULL && found->address != address)
+        at = &found->next;
+    if (found) {
+        *at = found->next;
+        free(found);
+    }
+    UnmapViewOfFile(address);
+    settle(section);
+    unlock_list();
+}
+
+static int32_t flush_file(gio_section *section)
+{
+    if (section->file == INVALID_HANDLE_VALUE || FlushFileBuffers(section->file))
+        return 0;
+    return (int32_t)GetLastError();
+}
+
+int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes)
+{
+    int32_t code = enter(section);
+    if (code)
+        return code;
+    code = FlushViewOfFile(address, (SIZE_T)nbytes) ? flush_file(section) : (int32_t)GetLastError();
+    leave(section);
+    return code;
+}
+
+int32_t gio_section_flush_all(gio_section *section)
+{
+    int32_t code = enter(section);
+    if (code)
+        return code;
+    lock_list(); /* no window goes meanwhile; this begins to write and does not wait */
+    for (const window *at = section->windows; at && code == 0; at = at->next)
+        if (!FlushViewOfFile(at->address, 0))
+            code = (int32_t)GetLastError();
+    unlock_list();
+    if (code == 0)
+        code = flush_file(section);
+    leave(section);
+    return code;
+}
+
+/* Reading ahead is all that Windows takes advice about. VirtualUnlock of what is not locked takes pages out of the working
+ * set; its error says that they were not locked. */
+int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes, int32_t advice)
+{
+    typedef struct {
+        void *address;
+        SIZE_T nbytes;
+    } range;
+    typedef BOOL(WINAPI * prefetch)(HANDLE, ULONG_PTR, range *, ULONG);
+    range all = {address, (SIZE_T)nbytes};
+
+    (void)section;
+    if (advice == GIO_ADVICE_WILLNEED) { /* Windows 8; advice that cannot be taken is no error */
+        prefetch ask = (prefetch)(void (*)(void))GetProcAddress(GetModuleHandleW(L"kernel32.dll"), "PrefetchVirtualMemory");
+        if (ask)
+            ask(GetCurrentProcess(), 1, &all, 0);
+    } else if (advice == GIO_ADVICE_DONTNEED) {
+        VirtualUnlock(address, (SIZE_T)nbytes);
+    }
+    return 0;
+}
+
+/* Through one view, and then they are for all, in every process. */
+int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
+{
+    (void)offset;
+    if (VirtualAlloc(address, (SIZE_T)nbytes, MEM_COMMIT, section->protection) == NULL)
+        return (int32_t)GetLastError();
+    return 0;
+}
+
+int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
+{
+    MEMORY_BASIC_INFORMATION region;
+    char *at = address, *end = at + nbytes;
+
+    (void)section;
+    (void)offset;
+    while (at < end) {
+        if (VirtualQuery(at, &region, sizeof region) == 0)
+            return (int32_t)GetLastError();
+        if (region.State != MEM_COMMIT)
+            return GIO_E_BEYOND;
+        at = (char *)region.BaseAddress + region.RegionSize;
+    }
+    return 0;
+}
+
+/* ---- copies ---------------------------------------------------------------------------------------------------- */
+
+int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
+                         uint64_t end)
+{
+    int32_t code = enter(section);
+    LARGE_INTEGER size;
+    SIZE_T done;
+
+    if (code)
+        return code;
+    if (section->file == INVALID_HANDLE_VALUE)
+        memcpy(direction == GIO_READ ? memory : window, direction == GIO_READ ? window : memory, (size_t)nbytes);
+    else if (direction == GIO_READ && !ReadProcessMemory(GetCurrentProcess(), window, memory, (SIZE_T)nbytes, &done))
+        code = ERROR_READ_FAULT;
+    else if (direction == GIO_WRITE && !WriteProcessMemory(GetCurrentProcess(), window, memory, (SIZE_T)nbytes, &done))
+        code = ERROR_WRITE_FAULT;
+    if (section->file != INVALID_HANDLE_VALUE && GetFileSizeEx(section->file, &size) && (uint64_t)size.QuadPart < end)
+        code = GIO_E_SHRUNK; /* over a network, by somebody whose system does not know of us */
+    leave(section);
+    return code;
+}

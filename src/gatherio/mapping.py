@@ -1,0 +1,689 @@
+"""File mappings as numpy arrays, and memory that processes share by a name.
+
+What CreateFileMapping, OpenFileMapping, MapViewOfFile, FlushViewOfFile and UnmapViewOfFile do on Windows, and mmap,
+memfd_create, msync and munmap on Linux, with the same rules on both; examples/README.md sets the two side by side.
+
+Mapped are windows of some GiB, far larger than most arrays, and the last few stay mapped: a million small arrays need
+no million system calls. An array refers to the window it lies in, and a window goes with the last one who refers to
+it. Nothing else unmaps.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import math
+import operator
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, SupportsIndex, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from . import records
+from ._native import check, ffi, lib
+from .sections import HEADER_BYTES, Header, Section, checked_name, find, hold
+
+__all__ = ["Mapping"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+Access: TypeAlias = Literal["r", "r+", "c"]
+
+_ACCESS: Final[dict[str, int]] = {"r": lib.GIO_MAP_READ, "r+": lib.GIO_MAP_WRITE, "c": lib.GIO_MAP_COPY}
+_ADVICE: Final[dict[str, int]] = {
+    "normal": lib.GIO_ADVICE_NORMAL,
+    "sequential": lib.GIO_ADVICE_SEQUENTIAL,
+    "random": lib.GIO_ADVICE_RANDOM,
+    "willneed": lib.GIO_ADVICE_WILLNEED,
+    "dontneed": lib.GIO_ADVICE_DONTNEED,
+}
+#: Windows begin at multiples of this and are twice as long, so that an array of up to this size lies within one of
+#: them wherever it begins. Addresses are plenty (128 TiB), and what is mapped and not touched costs nothing else.
+WINDOW_BYTES: Final = 1 << 30
+#: Windows that stay mapped with no array in them.
+WINDOWS_KEPT: Final = 8
+_SIZE_MAX: Final = 2**63 - 1 - HEADER_BYTES
+
+
+class Mapping:
+    """A file, or memory, mapped. Close it, or use it in a ``with`` block; arrays stay valid after that.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike, or None
+        A regular file. None: memory, zero at first, of `size` bytes.
+    access : {"r+", "r", "c"}
+        Read and write; read only; copy on write: what is written stays with this object.
+    size : int, optional
+        Bytes. None is the file's size. With "r+" a shorter file grows first, its space reserved, so that a full disk
+        is an OSError now and not a fault later.
+    name : str, optional
+        By which other processes of this user open the same (`Mapping.open`, or the same call again). It goes with the
+        last who has it open.
+    execute : bool
+        Machine code in it can be run: PAGE_EXECUTE_READ and so on, PROT_EXEC.
+    reserve : bool
+        Of memory: addresses only, to which `commit` gives memory: SEC_RESERVE.
+    large_pages : bool
+        Of memory: in large pages, all of them now or an error: SEC_LARGE_PAGES, MFD_HUGETLB.
+    no_cache : bool
+        Memory that the processor does not cache, for devices: SEC_NOCACHE. Linux has none to give.
+
+    Attributes
+    ----------
+    path, access, name
+        As given. Who opened a name that stands for a file finds its path here.
+    size : int
+        Bytes that can be used.
+    created : bool
+        False: the name existed, and this is what it stands for.
+
+    Raises
+    ------
+    OSError
+        The system's: FileNotFoundError, IsADirectoryError, PermissionError, ENODEV for what is no regular file,
+        ENOSPC; FileExistsError for a name that stands for something else; EOPNOTSUPP for what this system lacks.
+    ValueError
+        An empty file and no size; a size beyond the end of a file that is not to be written; arguments that make no
+        sense.
+
+    Notes
+    -----
+    Arrays of one mapping, of several of the same file and in several processes, and plain reads and writes of the
+    file show the same bytes at once. Direct transfers (`gatherio.open`) go around what is mapped: `flush` before
+    one reads, and touch nothing while one writes.
+
+    When another process cuts a mapped file shorter, `read`, `write`, `put` and `get` raise OSError behind its new end.
+    Touching an array there ends the process on Linux (SIGBUS); Windows refuses the cut. Cuts through gatherio in
+    this process are refused on both (EBUSY).
+    """
+
+    path: Path | None
+    access: str
+    name: str | None
+    size: int
+    created: bool
+
+    _section: Section = None  # type: ignore[assignment]  # what is mapped; None while it is being made
+    _holder: Section | None = None  # what has the name; the same as `_section` for named memory that is written
+    _whole_path: str | bytes  # wherever the working directory moves
+    _access: int
+    _flags: int
+    _closed = True
+
+    def __init__(
+        self,
+        path: Path | None,
+        access: Access = "r+",
+        size: int | None = None,
+        *,
+        name: str | None = None,
+        execute: bool = False,
+        reserve: bool = False,
+        large_pages: bool = False,
+        no_cache: bool = False,
+    ) -> None:
+        if size is None and path is None:
+            raise ValueError("memory needs a size")
+        size = None if size is None else operator.index(size)
+        if size is not None and not 0 < size <= _SIZE_MAX:
+            raise ValueError(f"a mapping has 1 to {_SIZE_MAX} bytes, not {size}")
+        if path is not None and (reserve or large_pages):
+            raise ValueError("reserve and large_pages are for memory, not for files")
+        if reserve and large_pages:
+            raise ValueError("large pages are committed at once: reserve=True and large_pages=True exclude each other")
+        if name is not None:
+            checked_name(name)
+        self._set_up(path, access, name)
+        self._flags = (
+            lib.GIO_MAP_EXECUTE * bool(execute)
+            | lib.GIO_MAP_RESERVE * bool(reserve)
+            | lib.GIO_MAP_LARGE_PAGES * bool(large_pages)
+            | lib.GIO_MAP_NO_CACHE * bool(no_cache)
+        )
+        with self._closing_on_failure():
+            self._make(path, name, size)
+
+    def _make(self, path: Path | None, name: str | None, size: int | None) -> None:
+        wanted = Header(size or 0, 0, 0, self._flags, b"")
+        if path is not None:
+            self._whole_path = os.path.abspath(os.fspath(path))
+            self._section = Section.of_file(path, self._access, self._flags, size or 0)
+            self.size = self._section.size
+            wanted = Header(self.size, *self._section.identity, self._flags, os.fsencode(self._whole_path))
+        elif name is None:
+            self._section = Section.of_memory(None, True, self._access, self._flags, wanted.size)
+            self.size = wanted.size
+        if name is not None:
+            self._holder, found = hold(name, wanted)
+            self.created = self._holder.created
+            if not found.stands_for_the_same_as(wanted):
+                raise FileExistsError(errno.EEXIST, "the name exists already, and stands for something else", name)
+            if path is None:
+                if found.size < wanted.size:
+                    raise ValueError(f"the name {name!r} exists, with {found.size} bytes, and {size} are asked for")
+                self._map_named_memory(found)
+        self._ready()
+
+    @classmethod
+    def open(cls, name: str, access: Access = "r+", *, execute: bool = False) -> Mapping:
+        """Open what somebody has given a name to.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such name.
+        """
+        checked_name(name)
+        mapping = cls.__new__(cls)
+        mapping._set_up(None, access, name)
+        mapping._flags = lib.GIO_MAP_EXECUTE * bool(execute)
+        mapping.created = False
+        with mapping._closing_on_failure():
+            mapping._find(name)
+        return mapping
+
+    def _find(self, name: str) -> None:
+        self._holder, found = find(name)
+        if not found.path:
+            self._map_named_memory(found)
+        else:
+            path = os.fsdecode(found.path)
+            self.path = self._whole_path = path
+            self._section = Section.of_file(path, self._access, self._flags, found.size)
+            self.size = self._section.size
+            if self._section.identity != (found.device, found.inode):
+                raise OSError(errno.ESTALE, f"another file has taken the place of that which {name!r} stands for", name)
+        self._ready()
+
+    @contextlib.contextmanager
+    def _closing_on_failure(self) -> Iterator[None]:
+        """A traceback keeps the half-made mapping alive, and must not keep its name."""
+        try:
+            yield
+        except BaseException:
+            self._closed = False
+            self.close()
+            raise
+
+    # -- making it --------------------------------------------------------------------------------------------------
+
+    def _set_up(self, path: Path | None, access: str, name: str | None) -> None:
+        if access not in _ACCESS:
+            raise ValueError(f"access is one of {', '.join(_ACCESS)}, not {access!r}")
+        self.path, self.access, self.name, self.created = path, access, name, True
+        self.size = 0
+        self._access = _ACCESS[access]
+        self._base = 0  # of the data in the section
+        self._advice = lib.GIO_ADVICE_NORMAL
+        self._lock = threading.RLock()  # a signal handler may use the mapping as well
+        self._kept: OrderedDict[tuple[int, int], Bytes] = OrderedDict()
+        self._living: weakref.WeakValueDictionary[tuple[int, int], Bytes] = weakref.WeakValueDictionary()
+
+    def _map_named_memory(self, found: Header) -> None:
+        assert self.name is not None and self._holder is not None
+        self._flags |= found.flags & ~lib.GIO_MAP_EXECUTE
+        self._section = self._holder
+        if self._access != lib.GIO_MAP_WRITE or self._flags & ~found.flags:
+            self._section = Section.of_memory(self.name, False, self._access, self._flags, 0)
+        self.size, self._base = found.size, HEADER_BYTES
+
+    def _ready(self) -> None:
+        self._end = self._base + self.size
+        self._closed = False
+        if self._access == lib.GIO_MAP_COPY or self._flags & lib.GIO_MAP_EXECUTE:
+            self._window(0, 1, checked=False)  # what cannot be mapped so, fails now
+        _living.add(self)
+
+    # -- windows ----------------------------------------------------------------------------------------------------
+
+    def _span(self, start: int, stop: int) -> tuple[int, int]:
+        """The window for the section's bytes [start, stop)."""
+        # One window for all of a private copy: another one would be another copy.
+        if self._access == lib.GIO_MAP_COPY or self._end <= 2 * WINDOW_BYTES:
+            return 0, self._end
+        first = start - start % WINDOW_BYTES
+        if stop <= first + 2 * WINDOW_BYTES:
+            return first, min(first + 2 * WINDOW_BYTES, self._end)
+        return self._tight_span(start, stop)
+
+    def _tight_span(self, start: int, stop: int) -> tuple[int, int]:
+        step = self._section.granularity
+        return start - start % step, min(-(-stop // step) * step, self._end)
+
+    def _window(self, offset: int, nbytes: int, checked: bool = True) -> tuple[Bytes, int]:
+        """A window that holds the range, and where in it the range begins."""
+        start, stop = self._base + offset, self._base + offset + nbytes
+        with self._lock:
+            self._check_open()
+            span = self._span(start, stop)
+            window = self._kept.get(span)
+            if window is not None:
+                self._kept.move_to_end(span)
+            else:
+                window = self._living.get(span)
+                if window is None:
+                    span, window = self._map(span, start, stop)
+                self._keep(span, window)
+        if checked and self._flags & lib.GIO_MAP_RESERVE:
+            self._check_committed(window, span, start, nbytes)
+        return window, start - span[0]
+
+    def _map(self, span: tuple[int, int], start: int, stop: int) -> tuple[tuple[int, int], Bytes]:
+        try:
+            window = self._section.map(*span)
+        except OSError as failure:
+            tight = self._tight_span(start, stop)
+            if failure.errno != errno.ENOMEM or tight == span or self._access == lib.GIO_MAP_COPY:
+                raise
+            self._kept.clear()  # addresses are limited here (RLIMIT_AS)
+            span, window = tight, self._section.map(*tight)
+        if self._advice != lib.GIO_ADVICE_NORMAL:
+            self._advise(window, 0, window.size, self._advice)
+        self._living[span] = window
+        return span, window
+
+    def _keep(self, span: tuple[int, int], window: Bytes) -> None:
+        self._kept[span] = window
+        while len(self._kept) > WINDOWS_KEPT:
+            self._kept.popitem(last=False)
+
+    def _check_committed(self, window: Bytes, span: tuple[int, int], start: int, nbytes: int) -> None:
+        address = ffi.from_buffer("char[]", window) + (start - span[0])
+        code = lib.gio_section_committed(self._section.native, address, start, nbytes)
+        if code == lib.GIO_E_BEYOND:
+            raise ValueError(
+                f"no memory yet for all of {nbytes} bytes at offset {start - self._base}: commit them first"
+            )
+        check(code, "looking for committed memory", self._about())
+
+    def _windows_over(self, offset: int, nbytes: int) -> Iterator[tuple[Bytes, int, int]]:
+        """Windows that together cover a range of any length: each with where in it the part begins, and its length."""
+        while nbytes > 0:
+            step = min(nbytes, WINDOW_BYTES)
+            window, position = self._window(offset, step, checked=False)
+            yield window, position, step
+            offset += step
+            nbytes -= step
+
+    # -- checks -----------------------------------------------------------------------------------------------------
+
+    def _about(self) -> object:
+        return self.path if self.path is not None else self.name
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"operation on a closed mapping of {self._about()!r}")
+
+    def _checked_range(self, offset: int, nbytes: int | None) -> tuple[int, int]:
+        self._check_open()
+        offset = operator.index(offset)
+        nbytes = self.size - offset if nbytes is None else operator.index(nbytes)
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise ValueError(f"{nbytes} bytes at offset {offset} do not lie within the mapping's {self.size}")
+        return offset, nbytes
+
+    def _check_writeable(self) -> None:
+        if self._access == lib.GIO_MAP_READ:
+            raise PermissionError(
+                errno.EACCES, "mapped for reading only; access 'r+' writes, 'c' into a copy", self._about()
+            )
+
+    # -- using it ---------------------------------------------------------------------------------------------------
+
+    def array(
+        self, shape: Shape, dtype: npt.DTypeLike = float, offset: int = 0, order: Literal["C", "F"] = "C"
+    ) -> Array:
+        """Return an array of the mapped bytes themselves.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+        dtype : dtype
+            Any but those that hold Python objects.
+        offset : int
+            Bytes from the start; any.
+        order : {"C", "F"}
+
+        Returns
+        -------
+        ndarray
+            What lies under it stays mapped while it, or a view of it, lives, also after `close`. Read-only with access
+            "r".
+
+        Raises
+        ------
+        ValueError
+            It does not lie within the mapping, or the mapping is closed.
+        """
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"mapped bytes cannot hold Python objects: {kind}")
+        sizes = _as_shape(shape)
+        if any(size < 0 for size in sizes):
+            raise ValueError(f"negative dimensions are not allowed: {sizes}")
+        offset, nbytes = self._checked_range(offset, math.prod(sizes) * kind.itemsize)
+        if nbytes == 0:  # lies nowhere
+            nothing: Array = np.empty(sizes, kind, order)
+            nothing.flags.writeable = self._access != lib.GIO_MAP_READ
+            return nothing
+        window, position = self._window(offset, nbytes)
+        array: Array = np.ndarray(sizes, kind, window, position, order=order)
+        return array
+
+    def write(self, data: Any, offset: int) -> int:
+        """Copy bytes into the mapping.
+
+        Parameters
+        ----------
+        data : bytes-like or ndarray
+            An array goes in C order.
+        offset : int
+
+        Returns
+        -------
+        int
+            How many.
+
+        Raises
+        ------
+        OSError
+            The file has become shorter (see `Mapping`).
+        PermissionError
+            Mapped for reading only.
+        """
+        self._check_open()
+        self._check_writeable()
+        if isinstance(data, np.ndarray):
+            if data.dtype.hasobject:
+                raise TypeError(f"an array of {data.dtype} holds Python objects, not bytes")
+            source = records.flat_bytes(np.ascontiguousarray(data))
+        else:
+            source = np.frombuffer(memoryview(data).cast("B"), np.uint8)
+        self._copy(lib.GIO_WRITE, offset, source)
+        return source.size
+
+    def read(self, offset: int, nbytes: int | None = None, out: Any = None) -> Any:
+        """Copy bytes out of the mapping.
+
+        Parameters
+        ----------
+        offset : int
+        nbytes : int, optional
+            None: as many as `out` has, or all there are.
+        out : ndarray or other writeable buffer, optional
+            Contiguous, of `nbytes` bytes.
+
+        Returns
+        -------
+        bytes, or `out`
+
+        Raises
+        ------
+        OSError
+            The file has become shorter (see `Mapping`).
+        """
+        if out is None:
+            offset, nbytes = self._checked_range(offset, nbytes)
+            target = np.empty(nbytes, np.uint8)
+            self._copy(lib.GIO_READ, offset, target)
+            return target.tobytes()
+        target = self._target(out)
+        if nbytes is not None and nbytes != target.size:
+            raise ValueError(f"out has {target.size} bytes, and {nbytes} are asked for")
+        self._copy(lib.GIO_READ, offset, target)
+        return out
+
+    @staticmethod
+    def _target(out: Any) -> Bytes:
+        if isinstance(out, np.ndarray):
+            if not out.flags.writeable or not out.flags.c_contiguous or out.dtype.hasobject:
+                raise ValueError("out is a C-contiguous, writeable array without Python objects")
+            return records.flat_bytes(out)
+        target = np.frombuffer(memoryview(out).cast("B"), np.uint8)
+        if not target.flags.writeable:
+            raise ValueError("out is read-only")
+        return target
+
+    def _copy(self, direction: int, offset: int, memory: Bytes) -> None:
+        offset, nbytes = self._checked_range(offset, memory.size)
+        if nbytes == 0:
+            return
+        window, position = self._window(offset, nbytes)
+        code = lib.gio_section_copy(
+            self._section.native,
+            direction,
+            ffi.from_buffer("char[]", window) + position,
+            ffi.from_buffer("char[]", memory),
+            nbytes,
+            self._base + offset + nbytes,
+        )
+        self._check(code, f"{'reading' if direction == lib.GIO_READ else 'writing'} {nbytes} bytes at offset {offset}")
+
+    def _check(self, code: int, doing: str) -> None:
+        if code == lib.GIO_E_CLOSED:  # by another thread just now
+            self._check_open()
+        check(code, doing, self._about())
+
+    # -- objects ----------------------------------------------------------------------------------------------------
+
+    def put(self, obj: Any, offset: int, *, allow_pickle: bool = False) -> int:
+        """Store one object: a numpy array, or what json can hold (tuples come back as lists).
+
+        Parameters
+        ----------
+        obj : object
+        offset : int
+            Any; at a multiple of 64 an array's data is aligned.
+        allow_pickle : bool
+            Pickle what is neither.
+
+        Returns
+        -------
+        int
+            Bytes used.
+
+        Raises
+        ------
+        TypeError
+            It would have to be pickled.
+        ValueError
+            It does not fit.
+        """
+        self._check_open()
+        self._check_writeable()
+        record = records.encode(obj, allow_pickle)
+        offset, nbytes = self._checked_range(offset, record.nbytes)
+        body = offset + records.HEADER_BYTES
+        self.write(bytes(len(records.MAGIC)), offset)  # no record from here on ...
+        self.write(record.description, body)
+        self.write(record.data, body + len(record.description))
+        self.write(record.header(), offset)  # ... until here
+        return nbytes
+
+    def get(self, offset: int, *, allow_pickle: bool = False) -> Any:
+        """Load what `put` has stored: a copy, checked to be whole.
+
+        Raises
+        ------
+        ValueError
+            No record begins there, it is torn (being written, or left half), or it is pickled and `allow_pickle` is
+            False. Unpickling runs whatever the writer wants: allow it if you trust everybody who can write there.
+        """
+        offset, available = self._checked_range(offset, None)
+
+        def read(position: int, out: Bytes) -> None:
+            self._copy(lib.GIO_READ, offset + position, out)
+
+        return records.decode(read, available, allow_pickle, f"at offset {offset} of {self._about()!r}")
+
+    def nbytes_of(self, obj: Any, *, allow_pickle: bool = False) -> int:
+        """Tell how many bytes `put` would use."""
+        return records.encode(obj, allow_pickle).nbytes
+
+    # -- the system's side ------------------------------------------------------------------------------------------
+
+    def flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Bring what was written to the file to stable storage: all of it, or a range.
+
+        Memory and copies have none, and nothing is done.
+
+        Notes
+        -----
+        fsync(2), or msync(2) for a range; on Windows FlushViewOfFile and then FlushFileBuffers, for the first alone
+        only begins to write.
+        """
+        offset, nbytes = self._checked_range(offset, length)
+        if self.path is None or self._access != lib.GIO_MAP_WRITE:
+            return
+        if nbytes == self.size:
+            self._check(lib.gio_section_flush_all(self._section.native), "flushing to stable storage")
+            return
+        for window, position, step in self._windows_over(offset, nbytes):
+            address = ffi.from_buffer("char[]", window) + position
+            self._check(
+                lib.gio_section_flush(self._section.native, address, step),
+                f"flushing {nbytes} bytes at offset {offset} to stable storage",
+            )
+
+    def commit(self, offset: int, length: int) -> None:
+        """Give memory to a range of addresses that were only reserved. Twice is fine.
+
+        Parameters
+        ----------
+        offset, length : int
+            Bytes; rounded to whole pages.
+
+        Raises
+        ------
+        OSError
+            There is not so much memory.
+        ValueError
+            This mapping was not made with ``reserve=True``.
+        """
+        offset, nbytes = self._checked_range(offset, length)
+        if not self._flags & lib.GIO_MAP_RESERVE:
+            raise ValueError("only memory that was made with reserve=True is committed part by part")
+        step = self._section.granularity
+        start = (self._base + offset) // step * step - self._base
+        for window, position, part in self._windows_over(start, offset + nbytes - start if nbytes else 0):
+            address = ffi.from_buffer("char[]", window) + position
+            code = lib.gio_section_commit(self._section.native, address, self._base + start, part)
+            self._check(code, f"committing {nbytes} bytes at offset {offset}")
+            start += part
+
+    def advise(
+        self,
+        advice: Literal["normal", "sequential", "random", "willneed", "dontneed"],
+        offset: int = 0,
+        length: int | None = None,
+    ) -> None:
+        """Tell the system what is about to happen. It changes speed only.
+
+        Notes
+        -----
+        madvise(2). Windows has PrefetchVirtualMemory for "willneed" and VirtualUnlock, which takes pages out of the
+        working set, for "dontneed"; "sequential" and "random" do nothing there. A copy keeps what was written to it.
+        """
+        if advice not in _ADVICE:
+            raise ValueError(f"advice is one of {', '.join(_ADVICE)}, not {advice!r}")
+        offset, nbytes = self._checked_range(offset, length)
+        code = _ADVICE[advice]
+        if nbytes == self.size and advice in ("normal", "sequential", "random"):
+            self._advice = code  # for windows to come, too
+        for window, position, step in self._windows_over(offset, nbytes):
+            self._advise(window, position, step, code)
+
+    def _advise(self, window: Bytes, position: int, nbytes: int, advice: int) -> None:
+        address = ffi.from_buffer("char[]", window) + position
+        check(lib.gio_section_advise(self._section.native, address, nbytes, advice), "giving advice", self._about())
+
+    # -- closing and moving -----------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Give out no more arrays, and let go of the file or the name. Arrays there are stay valid. Twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._kept.clear()
+        for section in (self._section, self._holder):
+            if section is not None:
+                section.close()
+
+    def __enter__(self) -> Mapping:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open it again where it is unpickled: by its name, or by the file's path."""
+        self._check_open()
+        execute = bool(self._flags & lib.GIO_MAP_EXECUTE)
+        if self._access == lib.GIO_MAP_COPY:
+            raise TypeError("a copy-on-write mapping cannot be pickled: what was written to it is this process's own")
+        if self.name is not None:
+            return _open_name, (self.name, self.access, execute)
+        if self.path is None:
+            raise TypeError("memory without a name cannot be pickled: give it one")
+        return _open_file, (self._whole_path, self.access, self.size, execute)
+
+    def __repr__(self) -> str:
+        what = f"{self.path!r}" if self.path is not None else "memory"
+        name = f", name {self.name!r}" if self.name is not None else ""
+        state = ", closed" if self._closed else ""
+        return f"<gatherio.Mapping: {what}, access {self.access!r}, {self.size} bytes{name}{state}>"
+
+
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    try:
+        return (operator.index(shape),)  # type: ignore[arg-type]
+    except TypeError:
+        return tuple(map(operator.index, shape))  # type: ignore[arg-type]
+
+
+def _open_name(name: str, access: Access, execute: bool) -> Mapping:
+    return Mapping.open(name, access, execute=execute)
+
+
+def _open_file(path: Path, access: Access, size: int, execute: bool) -> Mapping:
+    return Mapping(path, access, size, execute=execute)
+
+
+_living: weakref.WeakSet[Mapping] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """What is mapped is the child's as well; but a lock may have been another thread's."""
+    for mapping in list(_living):
+        mapping._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """Give names back: the interpreter may end without asking objects to go."""
+    for mapping in list(_living):
+        with contextlib.suppress(Exception):
+            mapping.close()

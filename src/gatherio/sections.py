@@ -1,0 +1,159 @@
+"""Sections: what can be mapped, and names for them. The words are those of Windows.
+
+A section is a file or a piece of memory. A name is a piece of memory, too, which the system knows by that name: it
+begins with a header that says what the name stands for, the memory behind the header or a file, which whoever opens
+the name then opens himself. So both systems have one kind of name, with the length of what it stands for.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ._native import check, encode_name, encode_path, error, ffi, lib
+
+__all__ = ["HEADER_BYTES", "Header", "Section", "checked_name", "find", "hold"]
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+#: Before the data of named memory: a window's offset is a multiple of this on Windows.
+HEADER_BYTES: Final = 64 * 1024
+#: With what both systems put around it, it fits into 255 bytes of a Linux file name and 260 characters on Windows.
+_NAME_MAX: Final = 200
+_LAYOUT: Final = struct.Struct("<8sQQQII")
+_MAGIC: Final = b"gioName\x01"
+
+
+class Section:
+    """A section of the core, and windows mapped of it."""
+
+    def __init__(self, native: Any, facts: Any, access: int, about: object) -> None:
+        self.about = about  # for messages: the path or the name
+        self.native = ffi.gc(native, lib.gio_section_free)
+        self.access = access
+        self.size = int(facts.size)
+        self.granularity = int(facts.granularity)
+        self.identity = (int(facts.device), int(facts.inode))
+        self.created = bool(facts.created)
+
+    @classmethod
+    def of_file(cls, path: Path, access: int, flags: int, size: int) -> Section:
+        encoded = encode_path(path)
+        place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
+        code = lib.gio_section_of_file(encoded, access, flags, size, place, facts)
+        if code == lib.GIO_E_EMPTY:
+            raise ValueError(f"an empty file cannot be mapped, unless a size makes it longer: {path!r}")
+        if code == lib.GIO_E_BEYOND:
+            raise ValueError(f"{path!r} is shorter than {size} bytes; access 'r+' makes it longer")
+        check(code, f"mapping {size or 'all'} bytes of the file", path)
+        return cls(place[0], facts, access, path)
+
+    @classmethod
+    def of_memory(cls, name: str | None, create: bool, access: int, flags: int, size: int) -> Section:
+        place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
+        encoded = ffi.NULL if name is None else encode_name(name)
+        code = lib.GIO_E_INTERRUPTED
+        while code == lib.GIO_E_INTERRUPTED:
+            code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
+        check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name)
+        return cls(place[0], facts, access, name)
+
+    def map(self, start: int, stop: int) -> Bytes:
+        """Map a window. It is unmapped when nobody refers any more to the array that this returns."""
+        section, nbytes = self.native, stop - start
+        place = ffi.new("void **")
+        check(
+            lib.gio_section_map(section, start, nbytes, place), f"mapping {nbytes} bytes at offset {start}", self.about
+        )
+        memory = ffi.gc(place[0], lambda address: lib.gio_section_unmap(section, address, nbytes))
+        view = memoryview(ffi.buffer(memory, nbytes))
+        # Read-only all the way down: nobody can make the array writeable again.
+        return np.frombuffer(view.toreadonly() if self.access == lib.GIO_MAP_READ else view, np.uint8)
+
+    def publish(self) -> None:
+        """Let others in who wait for this name."""
+        lib.gio_section_publish(self.native)
+
+    def close(self) -> None:
+        """Let go of the file or the name. Windows stay."""
+        lib.gio_section_close(self.native)
+
+
+class Header(NamedTuple):
+    """What a name stands for."""
+
+    size: int
+    device: int  # of the file; 0 and 0 for memory
+    inode: int
+    flags: int
+    path: bytes  # of the file; empty for memory
+
+    def stands_for_the_same_as(self, other: Header) -> bool:
+        return (bool(self.path), self.device, self.inode) == (bool(other.path), other.device, other.inode)
+
+
+def checked_name(name: object) -> str:
+    """The name, if both systems take it."""
+    if not isinstance(name, str):
+        raise TypeError(f"a name is a str, not {type(name).__name__}")
+    if not name or any(character in "/\\:\0" for character in name):
+        raise ValueError(f"a name is plain text without / \\ : and NUL, not {name!r}")
+    if len(name.encode("utf-8")) > _NAME_MAX:
+        raise ValueError(f"a name has {_NAME_MAX} bytes at most, not {len(name.encode('utf-8'))}")
+    return name
+
+
+def hold(name: str, wanted: Header) -> tuple[Section, Header]:
+    """Create a name, or open the one there is: what holds it, and what it stands for."""
+    nbytes = HEADER_BYTES + (0 if wanted.path else wanted.size)
+    holder = Section.of_memory(name, True, lib.GIO_MAP_WRITE, 0 if wanted.path else wanted.flags, nbytes)
+    try:
+        if not holder.created:
+            return holder, _read(holder, name)
+        _write(holder, wanted)
+        holder.publish()
+    except BaseException:
+        holder.close()
+        raise
+    return holder, wanted
+
+
+def find(name: str) -> tuple[Section, Header]:
+    """Open a name that exists."""
+    holder = Section.of_memory(name, False, lib.GIO_MAP_WRITE, 0, 0)
+    try:
+        return holder, _read(holder, name)
+    except BaseException:
+        holder.close()
+        raise
+
+
+def _write(holder: Section, wanted: Header) -> None:
+    raw = _LAYOUT.pack(_MAGIC, wanted.size, wanted.device, wanted.inode, wanted.flags, len(wanted.path)) + wanted.path
+    if len(raw) > HEADER_BYTES:
+        raise ValueError(f"the path of the file is too long for a name: {len(wanted.path)} bytes")
+    window = _start(holder)
+    if wanted.flags & lib.GIO_MAP_RESERVE:
+        code = lib.gio_section_commit(holder.native, ffi.from_buffer("char[]", window), 0, HEADER_BYTES)
+        check(code, "committing the beginning of reserved memory")
+    window[: len(raw)] = np.frombuffer(raw, np.uint8)
+
+
+def _start(holder: Section) -> Bytes:
+    return holder.map(0, max(HEADER_BYTES, holder.granularity))
+
+
+def _read(holder: Section, name: str) -> Header:
+    raw = _start(holder)[:HEADER_BYTES].tobytes() if holder.size >= HEADER_BYTES else b""
+    if not raw.startswith(_MAGIC):
+        raise ValueError(f"somebody else's memory has the name {name!r}: it does not begin as gatherio's does")
+    _, size, device, inode, flags, length = _LAYOUT.unpack_from(raw)
+    path = raw[_LAYOUT.size : _LAYOUT.size + length]
+    if not path and holder.size < HEADER_BYTES + size:
+        raise error(lib.GIO_E_SHRUNK, f"the memory has {holder.size} bytes, for {size}", name)
+    return Header(size, device, inode, flags, path)

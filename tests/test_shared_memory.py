@@ -1,0 +1,433 @@
+"""Names: who creates, who opens, who is the last; and what crashes leave behind."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracle import FOREVER, KIB, MIB, assert_same_bytes, not_on_windows, run_python, words
+from peers import Peer, PeerError
+
+import gatherio as gio
+
+on_linux = not_on_windows("it has no files in /dev/shm")
+needs_fork = not_on_windows("it has no fork()")
+no_fork_warning = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A name of this test's own, and the proof that nothing of it is left."""
+    name = f"test-{os.getpid()}-{abs(hash(request.node.name)) % 10**9}"
+    yield name
+    gc.collect()
+    with pytest.raises(FileNotFoundError):
+        gio.Mapping.open(name)
+    if sys.platform.startswith("linux"):
+        assert not place(name).exists()
+
+
+def place(name: str) -> Path:
+    return Path(f"/dev/shm/gatherio-{os.geteuid()}-{name}")
+
+
+@pytest.fixture
+def path(disk_dir: Path) -> Iterator[Path]:
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 100_001))
+    yield path
+    gc.collect()  # a traceback may hold arrays, and Windows removes no file that is mapped
+
+
+# --- creating and opening ---
+
+
+def test_the_second_one_learns_that_it_is_not_the_first(name: str) -> None:
+    with gio.Mapping(None, size=100_001, name=name) as first:
+        assert first.created and first.size == 100_001 and first.name == name
+        assert not first.array(100_001, "u1").any()
+        first.array(3, "u1", 77_777)[...] = [1, 2, 3]
+        with gio.Mapping(None, size=5, name=name) as second, gio.Mapping.open(name, "r") as third:
+            assert not second.created and not third.created
+            assert second.size == third.size == 100_001
+            assert second.read(77_777, 3) == third.array(3, "u1", 77_777).tobytes() == b"\x01\x02\x03"
+            second.array(1, "u1", 100_000)[0] = 9
+            assert third.read(100_000) == b"\x09" and not third.array(1, "u1").flags.writeable
+            with pytest.raises(ValueError, match="100001"):
+                gio.Mapping(None, size=100_002, name=name)
+
+
+def test_processes_share_a_name(name: str) -> None:
+    with Peer() as one, Peer() as two:
+        with pytest.raises(PeerError, match="FileNotFoundError"):
+            one.do(f"gio.Mapping.open({name!r})")
+        one.do(f"m = gio.Mapping(None, size=3_000_000, name={name!r})")
+        two.do(f"m = gio.Mapping(None, size=3_000_000, name={name!r})")
+        assert one.do("m.created") is True and two.do("m.created") is False
+        one.do("a = m.array((1000, 100), 'f8', 12_345); a[...] = np.arange(100_000.0).reshape(1000, 100)")
+        assert two.do("float(m.array((1000, 100), 'f8', 12_345)[999, 99])") == 99_999
+        with gio.Mapping.open(name) as here:
+            here.array((), "f8", 12_345)[...] = -1
+            assert one.do("float(a[0, 0])") == two.do("float(m.array(1, 'f8', 12_345)[0])") == -1
+        one.do("m.close(); m = None")
+        assert one.do("float(a[0, 0])") == -1
+        with gio.Mapping.open(name) as here:
+            assert here.array((), "f8", 12_345) == -1
+        two.close()
+        with pytest.raises(FileNotFoundError):
+            gio.Mapping.open(name)
+        assert one.do("float(a[0, 0])") == -1  # nothing is unmapped under an array
+
+
+def test_a_name_can_be_used_again(name: str) -> None:
+    for size in (10, 3 * MIB, 5):
+        with gio.Mapping(None, size=size, name=name) as m:
+            assert m.created and m.size == size and not m.array(size, "u1").any()
+            m.array(size, "u1")[...] = 0xEE
+
+
+def test_a_copy_on_write_of_shared_memory(name: str) -> None:
+    with gio.Mapping(None, size=100_000, name=name) as m, gio.Mapping.open(name, "c") as copy:
+        m.write(b"shared", 50_000)
+        copy.write(b"own", 50_000)
+        assert copy.read(50_000, 6) == b"ownred" and m.read(50_000, 6) == b"shared"
+    with gio.Mapping(None, "c", 10, name=name) as copy:
+        assert copy.created
+        copy.write(b"x", 0)
+        with gio.Mapping.open(name) as m:
+            assert m.read(0) == bytes(10)
+
+
+def test_reserved_memory_with_a_name(name: str) -> None:
+    with gio.Mapping(None, size=1 << 30, name=name, reserve=True) as m, Peer() as other:
+        other.do(f"m = gio.Mapping.open({name!r})")
+        with pytest.raises(PeerError, match="commit"):
+            other.do("m.read(1_000_000, 5)")
+        m.commit(1_000_000, 100)
+        m.write(b"hello", 1_000_000)
+        assert other.do("m.read(1_000_000, 5)") == b"hello"
+        other.do("m.commit(500_000_000, 1); m.write(b'x', 500_000_000)")
+        assert m.read(500_000_000, 1) == b"x"
+
+
+def test_many_create_at_once(name: str) -> None:
+    """One of them creates, and the others see what it wrote before they could come in: nothing half made."""
+    created: list[bool] = []
+    started = threading.Barrier(8)
+
+    def create(mappings: list[gio.Mapping]) -> None:
+        started.wait(FOREVER)
+        mappings.append(gio.Mapping(None, size=64, name=name))
+        created.append(mappings[-1].created)
+        started.wait(FOREVER)
+
+    for _ in range(20):
+        created.clear()
+        mappings: list[gio.Mapping] = []
+        threads = [threading.Thread(target=create, args=(mappings,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(created) == [False] * 7 + [True]
+        for mapping in mappings:
+            mapping.close()
+
+
+def test_processes_come_and_go_all_the_time(name: str) -> None:
+    """Whoever comes finds zeros or the mark that others leave, and never a ruin."""
+    script = """
+    import sys, gatherio as gio
+    made = 0
+    for i in range(300):
+        with gio.Mapping(None, size=5000, name=sys.argv[1]) as m:
+            made += m.created
+            found = m.read(4000, 8)
+            assert found in (bytes(8), b"the mark"), found
+            m.write(b"the mark", 4000)
+    print(made)
+    """
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), name]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    made = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert 1 <= sum(made) <= 1200
+
+
+# --- names for files ---
+
+
+def test_a_name_for_a_file(name: str, path: Path) -> None:
+    with gio.Mapping(path, name=name) as m, Peer() as other:
+        assert m.created and m.size == 100_001
+        other.do(f"m = gio.Mapping.open({name!r})")
+        assert other.do("m.size") == 100_001 and os.path.samefile(other.do("m.path"), path)
+        other.do("m.array(10, 'u1', 12_345)[...] = 5; m.flush()")
+        assert path.read_bytes()[12_345:12_355] == m.read(12_345, 10) == b"\x05" * 10
+        with gio.Mapping(path, "r", name=name) as again:
+            assert not again.created
+            assert_same_bytes(again.read(0, 1000), words(0, 1000))
+        m.close()
+        with gio.Mapping.open(name) as third:
+            assert third.read(12_345, 1) == b"\x05"
+
+
+def test_a_name_stands_for_one_thing(name: str, path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"other")
+    with gio.Mapping(path, name=name):
+        for made in (lambda: gio.Mapping(other, name=name), lambda: gio.Mapping(None, size=10, name=name)):
+            with pytest.raises(FileExistsError) as caught:
+                made()
+            assert caught.value.filename == name
+    with gio.Mapping(None, size=10, name=name), pytest.raises(FileExistsError):
+        gio.Mapping(path, name=name)
+
+
+@on_linux
+def test_the_file_behind_a_name_was_replaced(name: str, path: Path) -> None:
+    with gio.Mapping(path, name=name):
+        path.rename(path.with_name("moved"))
+        with pytest.raises(FileNotFoundError):
+            gio.Mapping.open(name)
+        path.write_bytes(bytes(200_000))
+        with pytest.raises(OSError, match="another file"):
+            gio.Mapping.open(name)
+
+
+# --- which names ---
+
+
+def test_names_that_are_refused(path: Path) -> None:
+    for name in ("", "a/b", "a\\b", "C:", "nul\0byte", "n" * 201, "\u00fc" * 101, "lone \ud800"):
+        for use in (
+            lambda n: gio.Mapping(None, size=10, name=n),
+            lambda n: gio.Mapping(path, name=n),
+            gio.Mapping.open,
+        ):
+            with pytest.raises(ValueError):
+                use(name)
+    for wrong in (5, b"bytes", Path("x")):
+        with pytest.raises(TypeError):
+            gio.Mapping(None, size=10, name=wrong)  # type: ignore[arg-type]
+
+
+def test_names_that_are_taken() -> None:
+    for name in (".", "..", " ", "a b", "gr\u00fc\u00df \u6587\u4ef6 \U0001f600", "n" * 190, "%s", "con"):
+        unique = f"{name}{os.getpid()}"
+        with gio.Mapping(None, size=10, name=unique) as m, gio.Mapping.open(unique) as again:
+            m.write(b"x", 9)
+            assert again.read(9) == b"x"
+
+
+# --- rights ---
+
+
+@on_linux
+def test_names_are_this_users_alone(name: str, path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        for what, size in ((None, 10), (path, None)):
+            with gio.Mapping(what, size=size, name=name):
+                status = place(name).stat()
+                assert stat.S_IMODE(status.st_mode) == 0o600 and status.st_uid == os.geteuid()
+    finally:
+        os.umask(umask)
+
+
+@on_linux
+def test_what_others_put_in_the_way_is_refused(name: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    stranger = place(name)
+    for arrange in ("link", "open to all", "somebody else's", "folder"):
+        if arrange == "link":
+            stranger.symlink_to(victim)
+        elif arrange == "folder":
+            stranger.mkdir()
+        else:
+            stranger.touch(0o600)
+            if arrange == "open to all":
+                stranger.chmod(0o666)
+            elif os.geteuid() == 0:
+                os.chown(stranger, 12345, 12345)
+        try:
+            if arrange != "somebody else's" or os.geteuid() == 0:
+                for use in (lambda: gio.Mapping(None, size=10, name=name), lambda: gio.Mapping.open(name)):
+                    with pytest.raises(OSError):
+                        use()
+        finally:
+            if arrange == "folder":
+                stranger.rmdir()
+            else:
+                stranger.unlink()
+    assert victim.read_bytes() == b"precious"
+
+
+# --- crashes ---
+
+
+def test_a_killed_owner_blocks_nobody(name: str) -> None:
+    with Peer() as owner:
+        owner.do(f"m = gio.Mapping(None, size=100_000, name={name!r}); m.array(100_000, 'u1')[...] = 7")
+        owner.kill()
+    with pytest.raises(FileNotFoundError):
+        gio.Mapping.open(name)
+    with gio.Mapping(None, size=50_000, name=name) as m:
+        assert m.created and m.size == 50_000 and not m.array(50_000, "u1").any()
+    with Peer() as owner:
+        owner.do(f"m = gio.Mapping(None, size=100_000, name={name!r}); m.array(100_000, 'u1')[...] = 7")
+        owner.kill()
+    with gio.Mapping(None, size=50_000, name=name) as m:
+        assert m.created and not m.array(50_000, "u1").any()
+
+
+def test_a_killed_owner_takes_nothing_from_others(name: str) -> None:
+    with Peer() as owner, Peer() as other:
+        owner.do(f"m = gio.Mapping(None, size=100_000, name={name!r}); m.array(100_000, 'u1')[...] = 7")
+        other.do(f"m = gio.Mapping.open({name!r})")
+        owner.kill()
+        with gio.Mapping.open(name) as m:
+            assert m.read(99_999) == b"\x07"
+        assert other.do("m.read(5, 1)") == b"\x07"
+        assert other.close() == 0  # the last one out
+
+
+@on_linux
+def test_memory_of_the_dead_is_given_back(name: str) -> None:
+    with Peer() as owner:
+        owner.do(f"m = gio.Mapping(None, size=100_000, name={name!r})")
+        owner.kill()
+    assert place(name).exists()
+    with gio.Mapping(None, size=10, name=f"{name}-other"):
+        assert not place(name).exists()
+
+
+def test_ending_without_closing_gives_the_name_back(name: str) -> None:
+    run_python("import sys, gatherio as gio; m = gio.Mapping(None, size=10, name=sys.argv[1])", name)
+
+
+@on_linux
+def test_foreign_contents_under_a_name(name: str) -> None:
+    """Somebody of this user holds a file with our locks and other contents."""
+    with gio.Mapping(None, size=100_000, name=name):
+        with open(place(name), "r+b") as file:
+            file.write(b"something else")
+        with pytest.raises(ValueError, match="somebody else's"):
+            gio.Mapping.open(name)
+
+
+# --- handing on ---
+
+
+def _sum_up(m: gio.Mapping, name: str) -> None:
+    with m:
+        assert m.name == name and not m.created
+        m.array((), "f8")[...] = m.array((300, 40), np.float64, 8).sum()
+
+
+def test_multiprocessing_by_spawn(name: str) -> None:
+    with gio.Mapping(None, size=100_000, name=name) as m:
+        m.array((300, 40), np.float64, 8)[...] = 0.5
+        process = multiprocessing.get_context("spawn").Process(target=_sum_up, args=(m, name))
+        process.start()
+        process.join()
+        assert process.exitcode == 0 and m.array((), "f8") == 6000
+        again = pickle.loads(pickle.dumps(m))
+        assert again.read(0, 8) == m.read(0, 8)
+        again.close()
+        handed = pickle.dumps(m)
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(handed)
+
+
+@needs_fork
+@no_fork_warning
+def test_a_forked_child_holds_the_name_in_its_own_right(name: str) -> None:
+    m = gio.Mapping(None, size=64 * KIB, name=name)
+    there, back = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(back[1], b"!")
+            os.read(there[0], 1)  # the parent has closed
+            with gio.Mapping.open(name) as again:
+                m.write(b"child", 5)
+                assert again.read(5, 5) == b"child"
+            m.close()
+            code = 0
+        finally:
+            os._exit(code)
+    os.read(back[0], 1)
+    m.close()
+    os.write(there[1], b"!")
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (*there, *back):
+        os.close(end)
+
+
+@needs_fork
+@no_fork_warning
+def test_a_forked_child_takes_nothing_from_its_parent(name: str) -> None:
+    with gio.Mapping(None, size=64 * KIB, name=name) as m, gio.Mapping.open(name, "r") as reader:
+        for closes in (True, False):
+            child = os.fork()
+            if child == 0:
+                try:
+                    if closes:
+                        m.close()
+                        reader.close()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            with gio.Mapping.open(name):
+                pass
+
+
+@needs_fork
+@no_fork_warning
+def test_a_killed_parent_is_not_kept_alive_by_its_child(name: str) -> None:
+    """Names go by locks, and the child has what the parent had mapped."""
+    with Peer() as parent:
+        parent.do(f"m = gio.Mapping(None, size=100_000, name={name!r}); a = m.array(10)")
+        parent.do(
+            "import os, time; ear, mouth = os.pipe(); child = os.fork()\n"
+            "if child == 0: m.close(); os.write(mouth, b'!'); time.sleep(60); os._exit(0)\n"
+            "os.read(ear, 1)"
+        )
+        child = parent.do("child")
+        parent.kill()
+        try:
+            with gio.Mapping(None, size=10, name=name) as m:
+                assert m.created
+        finally:
+            os.kill(child, 9)
+
+
+@on_linux
+@pytest.mark.timeout(30)
+def test_a_stopped_process_at_the_gate_holds_up_nobodys_closing(name: str) -> None:
+    """Somebody was stopped while coming or going. Closing waits a second at most, and leaves the rest to the next."""
+    import fcntl
+    import struct
+
+    m = gio.Mapping(None, size=10, name=name)
+    with open(place(name), "r+b") as file:
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 1 << 62, 1, 0)
+        fcntl.fcntl(file, 37, lock)  # F_OFD_SETLK
+        m.close()
+        assert place(name).exists()
+    with gio.Mapping(None, size=10, name=f"{name}-next"):
+        assert not place(name).exists()
