@@ -160,3 +160,16 @@ def test_against_a_bytearray(
     assert (disk_dir / "file").read_bytes() == bytes(model)
     for array, found in zip(arrays, back, strict=True):
         assert_same_bytes(found, array)
+
+
+def test_locks_are_honored_place_by_place(disk_dir: Path, queue: gio.CompletionQueue) -> None:
+    path = disk_dir / "file"
+    make(path, MIB)
+    rows = gio.zeros((3, PAGE), "u1")
+    with gio.open(path, "r+", queue=queue) as mine, gio.open(path, "r+") as other:
+        with other.lock(10 * PAGE, PAGE):
+            assert mine.write_many(rows, [0, 5 * PAGE, 20 * PAGE]).result(FOREVER) == rows.nbytes
+            with pytest.raises(gio.LockedError):
+                mine.write_many(rows, [0, 10 * PAGE + 5, 20 * PAGE]).result(FOREVER)
+        with mine.lock(10 * PAGE, PAGE):
+            assert mine.write_many(rows, [0, 10 * PAGE + 5, 20 * PAGE]).result(FOREVER) == rows.nbytes
