@@ -1,4 +1,4 @@
-"""The command line: ``gatherio info`` and ``gatherio demo``; ``python -m gatherio`` is the same."""
+"""The command line: ``gatherio info``, ``demo``, ``bench`` and ``tune``; ``python -m gatherio`` is the same."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, Final
 from . import __version__
 from ._demo_report import as_dict, closing, opening
 from ._report import fields, paragraph, progress, size_text
+from .bench import command as bench
 from .demo import DemoError, Facts, run
 from .info import info
 from .queue import BACKENDS
@@ -31,6 +32,7 @@ examples:
   gatherio info              what this machine offers
   gatherio info /data        and what the file system of /data offers
   gatherio demo /data        the main job in /data, measured beside numpy
+  gatherio bench /data --quick   what this disk gives, in a minute
   gatherio COMMAND --help    all about a command
 """
 
@@ -142,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_info(commands)
     _add_demo(commands)
+    _add_bench(commands)
     return top
 
 
@@ -180,6 +183,18 @@ def _add_demo(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
     command.set_defaults(run=_run_demo)
+
+
+def _add_bench(commands: Any) -> None:
+    command = commands.add_parser(
+        "bench",
+        help="the study: this disk at every size and depth, beside fio, numpy and others",
+        description=bench.TEXT,
+        epilog=bench.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_options(command, size)
+    command.set_defaults(run=bench.run_bench)
 
 
 # --- info ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -198,6 +199,15 @@ def system_cpu_s() -> float | None:
 # --- what is there to be used ---
 
 
+def total_memory() -> int | None:
+    """Bytes of memory that the machine has."""
+    if sys.platform == "win32":
+        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
+        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
+        return int(facts.physical_total * facts.page_size) if told else None
+    return meminfo("MemTotal")
+
+
 def available_memory() -> int | None:
     """Bytes of memory that this process can get without swapping, a container's limit included."""
     if sys.platform == "win32":
@@ -238,3 +248,25 @@ def _left_in(group: Path) -> int | None:
 def free_space(folder: Path) -> int:
     """Bytes that a plain user can still write in this folder's file system."""
     return shutil.disk_usage(folder).free
+
+
+# --- a folder to work in ---
+
+
+@contextmanager
+def work_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder in `parent`, removed at the end with all that is in it, whatever the end is."""
+    folder = parent / f"{name}-{secrets.token_hex(6)}"
+    try:  # before it is made: a signal may come at any moment
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:  # Ctrl-C once more
+        _remove(folder)
+        raise

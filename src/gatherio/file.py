@@ -8,9 +8,9 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy.typing as npt
 
@@ -20,6 +20,7 @@ from .operation import Operation
 from .pages import PAGE_SIZE
 from .queue import CompletionQueue, default_queue
 from .segments import Segments, checked, checked_targets
+from .tuning import Tuning, settings_for
 
 __all__ = ["File", "open"]
 
@@ -69,6 +70,7 @@ class File:
         durable: bool,
         queue: CompletionQueue,
         preallocate: int | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"mode is one of {', '.join(_MODES)}, not {mode!r}; files are always binary")
@@ -101,7 +103,8 @@ class File:
         self.alignment = int(facts.offset_alignment) or PAGE_SIZE
         self.memory_alignment = int(facts.memory_alignment) or PAGE_SIZE
         self.file_system = ffi.string(facts.file_system_name).decode() or int(facts.file_system)
-        self.reason = f"{_why_direct(facts)}; {queue.reason}"
+        self.reason = "; ".join([_why_direct(facts), queue.reason, *([tuning.reason] if tuning else [])])
+        self._stage_below = tuning.stage_below if tuning else 0
 
     # -- transfers ------------------------------------------------------------------------------------------
 
@@ -117,8 +120,9 @@ class File:
         copy : bool or None
             False: nothing is copied. Every array starts on a page and is whole pages, but the last, which is a
             multiple of `alignment`; so is `offset`. None: what is not aligned so is copied through page-aligned
-            buffers, and the rest is not. True: everything is copied, 2 MiB at a time, which on some disks is the
-            faster way for many separate pages, and costs CPU time.
+            buffers, and the rest is not, unless settings stored for the device say that separate pages are to be
+            (`tuning`, which `reason` tells). True: everything is copied, 2 MiB at a time, which on some disks is
+            the faster way for many separate pages, and costs CPU time.
 
         Returns
         -------
@@ -204,6 +208,8 @@ class File:
                     "copy=None copies just what must be; write_at and read_at take any offset"
                 )
             segments.check_in_place(self.alignment)
+        elif copy is None and segments.nbytes < self._stage_below * len(segments):
+            copy = True
         if not writes:
             segments.check_targets()
         queue = self._queue
@@ -432,6 +438,7 @@ def open(
     durable: bool = False,
     preallocate: int | None = None,
     queue: CompletionQueue | None = None,
+    tuning: Mapping[str, Any] | Literal[False] | None = None,
 ) -> File:
     """Open a file for gathering and scattering numpy arrays.
 
@@ -451,6 +458,11 @@ def open(
     queue : CompletionQueue, optional
         Where operations are carried out, and handed out by `CompletionQueue.get`. None shares one queue among all
         such files of the process.
+    tuning : dict or False, optional
+        None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
+        ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered``, and
+        ``stage_below``: with ``copy=None``, pages in segments shorter than this on average are staged. False: none.
+        `File.reason` tells what is used and where it comes from.
 
     Returns
     -------
@@ -469,7 +481,12 @@ def open(
         raise ValueError("the completion queue is closed")
     if preallocate is not None and operator.index(preallocate) < 0:
         raise ValueError(f"preallocate is a number of bytes, not {preallocate}")
-    file = File(path, mode, direct, durable, queue or default_queue(), preallocate)
+    settings = settings_for(path, tuning)
+    if queue is not None and settings is not None:
+        settings = settings.beside_a_queue()
+    if queue is None:
+        queue = default_queue(settings.depth, settings.request_size) if settings else default_queue()
+    file = File(path, mode, direct, durable, queue, preallocate, settings)
     if preallocate is not None:
         try:
             file.preallocate(preallocate)
