@@ -123,7 +123,7 @@ LAYERS = [
     },
     {"bench.document", "bench.runner"},
     {"bench.tables", "bench.headline", "bench.pictures", "bench.report"},
-    {"bench.tuner", "bench.command"},
+    {"bench.tuner", "bench.tune_command", "bench.command"},
     {"__main__"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

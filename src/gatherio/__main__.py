@@ -19,6 +19,7 @@ from . import __version__
 from ._demo_report import as_dict, closing, opening
 from ._report import fields, paragraph, progress, size_text
 from .bench import command as bench
+from .bench import tune_command as tune
 from .demo import DemoError, Facts, run
 from .info import info
 from .queue import BACKENDS
@@ -32,7 +33,9 @@ examples:
   gatherio info              what this machine offers
   gatherio info /data        and what the file system of /data offers
   gatherio demo /data        the main job in /data, measured beside numpy
-  gatherio bench /data --quick   what this disk gives, in a minute
+  gatherio bench /data --quick
+                             what this disk gives, in a minute
+  gatherio tune /data        settings that suit it, stored and used from then on
   gatherio COMMAND --help    all about a command
 """
 
@@ -145,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_demo(commands)
     _add_bench(commands)
+    _add_tune(commands)
     return top
 
 
@@ -197,6 +201,18 @@ def _add_bench(commands: Any) -> None:
     command.set_defaults(run=bench.run_bench)
 
 
+def _add_tune(commands: Any) -> None:
+    command = commands.add_parser(
+        "tune",
+        help="measure a device for a minute, and store the settings that suit it",
+        description=tune.TEXT,
+        epilog=tune.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tune.add_options(command, size)
+    command.set_defaults(run=tune.run_tune)
+
+
 # --- info ---
 
 
@@ -235,6 +251,7 @@ def _info_text(found: dict[str, Any]) -> str:
             ]
         ),
         "Backends\n" + fields(_backend_rows(found)) + "\n" + paragraph(f"Default: {found['reason']}", "  "),
+        "Tuning\n" + fields([("file", _tuning_text(found["tuning"]))]),
     ]
     if "path" in found:
         parts.append(_path_text(found["path"]))
@@ -249,12 +266,20 @@ def _backend_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _tuning_text(tuning: dict[str, Any]) -> str:
+    if tuning["problem"]:
+        return str(tuning["problem"])
+    state = f"settings for {tuning['devices']} devices" if tuning["exists"] else "not there: the defaults are used"
+    return f"{tuning['file']} ({state})"
+
+
 def _path_text(path: dict[str, Any]) -> str:
     rows = [
         ("file system", path["file_system"]),
         ("free", "unknown" if path["free_bytes"] is None else size_text(path["free_bytes"])),
         ("transfers", "direct" if path["direct"] else "buffered"),
         ("reason", path["reason"]),
+        ("tuning", path["tuning"]["reason"] if path["tuning"] else "none is stored; gatherio tune measures the device"),
         ("alignment", f"offsets {path['offset_alignment']} bytes, memory {path['memory_alignment']} bytes"),
     ]
     return f"{path['path']}\n{fields(rows)}"

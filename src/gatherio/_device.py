@@ -49,7 +49,9 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _number(device: int) -> str:
-    return f"{os.major(device)}:{os.minor(device)}" if sys.platform != "win32" else str(device)
+    if sys.platform == "win32":
+        return str(device)
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 def _sysfs(number: str) -> Path | None:
@@ -73,7 +75,7 @@ def block_device(path: str | os.PathLike[str]) -> Path | None:
 
 def _source_device(mount: Mount | None) -> Path | None:
     """Of a file system that numbers its files as no device (btrfs): the device that it is mounted from."""
-    if mount is None or not mount.source.startswith("/dev/"):
+    if sys.platform == "win32" or mount is None or not mount.source.startswith("/dev/"):
         return None
     try:
         return _sysfs(_number(os.stat(mount.source).st_rdev))
@@ -84,7 +86,7 @@ def _source_device(mount: Mount | None) -> Path | None:
 def identity(path: str | os.PathLike[str]) -> str:
     """A text that stays the same for this file system on this device, and that another one does not have.
 
-    On Linux the file system's UUID where udev tells it, else the device's own serial number, else its name and size;
+    On Linux the file system's UUID where udev tells it, else the device's own serial number, else its name, and the size;
     for a file system without a device what it is mounted from. On Windows the volume's serial number.
     """
     number = os.stat(path).st_dev
@@ -111,8 +113,9 @@ def _serial(folder: Path) -> str:
     for where in (folder, folder.parent) if (folder / "partition").exists() else (folder,):
         for place in places:
             if text := read(where / place):
+                # With the size, as virtual disks may all have the same one.
                 part = f", partition {read(folder / 'partition')}" if where != folder else ""
-                return f"serial {text}{part}"
+                return f"serial {text}{part}, {read(folder / 'size')} sectors"
     return ""
 
 

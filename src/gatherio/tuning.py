@@ -232,10 +232,17 @@ def about() -> dict[str, Any]:
     }
 
 
+def as_dict(tuning: Tuning) -> dict[str, Any]:
+    """The settings alone."""
+    settings = asdict(tuning)
+    del settings["source"]
+    return settings
+
+
 def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
     """Store settings for the device under a path, and return the device's identity.
 
-    The file is replaced in one step. One that cannot be used is kept beside it as ``tuning.json.bad``.
+    A file that cannot be used is kept beside the new one as ``tuning.json.bad``.
     """
     target = tuning_file()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -245,9 +252,22 @@ def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
         if problem:
             os.replace(target, target.with_name(target.name + ".bad"))
     device = _device.identity(_existing(path)[0])
-    settings = asdict(tuning)
-    del settings["source"]
-    devices[device] = {"settings": settings, **details}
+    devices[device] = {"settings": as_dict(tuning), **details}
+    _write(target, devices)
+    return device
+
+
+def forget(path: AnyPath) -> bool:
+    """Remove what is stored for the device under a path; whether there was anything."""
+    devices = dict(_current().devices)
+    if devices.pop(_device.identity(_existing(path)[0]), None) is None:
+        return False
+    _write(tuning_file(), devices)
+    return True
+
+
+def _write(target: Path, devices: Mapping[str, Any]) -> None:
+    """Replace the file in one step."""
     content = json.dumps({"schema": SCHEMA_NAME, "devices": devices}, indent=1) + "\n"
     descriptor, beside = tempfile.mkstemp(prefix=".tuning-", dir=target.parent)
     try:
@@ -258,4 +278,3 @@ def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
-    return device

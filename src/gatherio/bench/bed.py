@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 #: Rounds of a figure that is quoted. Fewer have no median that stays where it is.
 ROUNDS: Final = 7
 #: Rounds of a map: two hundred cells beside each other show an outlier by themselves.
-MAP_ROUNDS: Final = 2
+MAP_ROUNDS: Final = 3
 #: Seconds of one run in a map.
 CELL_SECONDS: Final = 0.25
 #: In flight in one queue at most, whatever its depth: the core's own bound (BYTES_IN_FLIGHT_MAX in csrc/queue.c).

@@ -26,7 +26,7 @@ def machine_facts(folder: Path) -> dict[str, Any]:
     mount = mount_of(folder)
     return {
         "cpu": _cpu(),
-        "cpus": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cpus": _cpus(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "memory_bytes": _measure.total_memory(),
         "transparent_huge_pages": _chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
@@ -54,6 +54,13 @@ def _cpu() -> str | None:
         if key.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine() or None
+
+
+def _cpus() -> int | None:
+    """Those that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _memlock() -> int | None:

@@ -18,7 +18,7 @@ from .runs import KIB, MIB, Run, measured
 
 SIZES: Final = tuple(4**power * KIB for power in range(1, 9))  # 4 KiB to 64 MiB
 DEPTHS: Final = (1, 2, 4, 8, 16, 32, 64)
-#: For backends that are not the default, and for what goes through the page cache: the map has fewer steps there.
+#: For backends that are not the default: their maps have fewer steps.
 COARSE_SIZES: Final = (4 * KIB, 64 * KIB, 1 * MIB, 4 * MIB)
 COARSE_DEPTHS: Final = (1, 8, 64)
 TINY_SIZES: Final = (4 * KIB, 1 * MIB)
@@ -57,8 +57,8 @@ def maps(bed: Bed) -> Iterator[Group]:
     tiny = bed.extent.tiny
     for kind in KINDS:
         for direct in (True, False):
-            sizes: tuple[int, ...] = TINY_SIZES if tiny else SIZES if direct else SIZES[::2] + SIZES[-1:]
-            depths: tuple[int, ...] = TINY_DEPTHS if tiny else DEPTHS if direct else (1, 4, 16, 64)
+            sizes: tuple[int, ...] = TINY_SIZES if tiny else SIZES
+            depths: tuple[int, ...] = TINY_DEPTHS if tiny else DEPTHS if direct else DEPTHS[::2]
             for request_size in sizes:
                 yield _row(bed, [Cell(kind, direct, request_size, depth, best) for depth in depths])
     for backend in BACKENDS:

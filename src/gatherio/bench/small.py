@@ -77,7 +77,8 @@ def small(bed: Bed) -> Iterator[Group]:
 
 
 def _count(bed: Bed, size: int, depth: int) -> int:
-    return 4 * depth if bed.extent.tiny else COUNTS[size].get(depth, COUNT_DEEPER[size])
+    count = COUNTS[size].get(depth, COUNT_DEEPER[size])
+    return 4 * depth if bed.extent.tiny else min(count, bed.size // size)  # the bare loop wants no more than the file
 
 
 def _group(bed: Bed, how: str, size: int, depth: int) -> Group:
@@ -279,7 +280,8 @@ def in_threads(job: Job) -> Run:
     buffers, places = job.buffers(), iter(job.places())
 
     def work(descriptor: int, buffer: Array) -> None:
-        call, view = os.preadv if job.how == "read" else os.pwritev, [buffer.data]
+        call = getattr(os, "preadv" if job.how == "read" else "pwritev")  # Windows has neither
+        view = [buffer.data]
         for place in places:
             call(descriptor, view, place)
 
