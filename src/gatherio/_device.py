@@ -86,8 +86,8 @@ def _source_device(mount: Mount | None) -> Path | None:
 def identity(path: str | os.PathLike[str]) -> str:
     """A text that stays the same for this file system on this device, and that another one does not have.
 
-    On Linux the file system's UUID where udev tells it, else the device's own serial number, else its name, and the size;
-    for a file system without a device what it is mounted from. On Windows the volume's serial number.
+    On Linux the file system's UUID where udev tells it, else the device's own serial number, else its name, and the
+    size; for a file system without a device what it is mounted from. On Windows the volume's serial number.
     """
     number = os.stat(path).st_dev
     if sys.platform == "win32":

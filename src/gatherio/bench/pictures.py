@@ -98,9 +98,10 @@ def headline(content: Content) -> Any:
         return None
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 0.62 * len(shown) + 1.3), sharey=True)
     for axis, metric in zip(axes, (shown_rate, _cpu_of), strict=True):
-        for shift, which, style, label in ((-0.2, 1, OURS, "gatherio"), (0.2, 2, THEIRS, "fio, numpy, or one array")):
-            spreads = [metric(entry[which]) for entry in shown]
-            _bars(axis, [i + shift for i in range(len(shown))], spreads, label, style)
+        places = range(len(shown))
+        _bars(axis, [i - 0.2 for i in places], [metric(ours) for _, ours, _ in shown], "gatherio", OURS)
+        theirs_name = "fio, numpy, or one array"
+        _bars(axis, [i + 0.2 for i in places], [metric(theirs) for _, _, theirs in shown], theirs_name, THEIRS)
     axes[0].set_xlabel("MiB/s: longer is better")
     axes[1].set_xlabel("CPU seconds per GiB, log scale: shorter is better")
     axes[1].set_xscale("log")
