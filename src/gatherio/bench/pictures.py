@@ -87,6 +87,12 @@ def _bars(
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def _logarithmic(axis: Any, spreads: Iterable[dict[str, float]]) -> None:
+    """With room for the shortest bar."""
+    axis.set_xscale("log")
+    axis.set_xlim(left=0.4 * min(max(spread["median"], 1e-4) for spread in spreads))
+
+
 # --- bars ---
 
 
@@ -104,7 +110,7 @@ def headline(content: Content) -> Any:
         _bars(axis, [i + 0.2 for i in places], [metric(theirs) for _, _, theirs in shown], theirs_name, THEIRS)
     axes[0].set_xlabel("MiB/s: longer is better")
     axes[1].set_xlabel("CPU seconds per GiB, log scale: shorter is better")
-    axes[1].set_xscale("log")
+    _logarithmic(axes[1], [_cpu_of(row) for _, ours, theirs in shown for row in (ours, theirs)])
     axes[0].set_yticks(range(len(shown)), [f"{line.title}\nbeside {theirs['name']}" for line, _, theirs in shown])
     axes[0].invert_yaxis()
     right = axes[0].get_xlim()[1]
@@ -137,7 +143,7 @@ def peers(content: Content) -> Any:
             axis.invert_yaxis()
         left.set_xlabel(f"{'durable write' if how == 'write' else 'cold read'}, MiB/s: longer is better")
         right.set_xlabel("CPU seconds per GiB, log scale: shorter is better")
-        right.set_xscale("log")
+        _logarithmic(right, [_cpu_of(row) for row in of_how])
     figure.tight_layout()
     return figure
 

@@ -78,7 +78,7 @@ def measured(
     reads : Path, optional
         The file it reads, which is dropped from the page cache first.
     """
-    gc.collect()
+    gc.collect(1)  # the young ones: all of them would take longer than many a run
     with measuring(nbytes, reads) as meter:
         kept = transfer()  # giving the memory of a result back is no part of the transfer
         meter.returned()
