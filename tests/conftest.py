@@ -1,6 +1,7 @@
 """Folders on file systems of every kind the library meets, and the rule that a skip is never a pass.
 
-`disk_dir` is had everywhere, `tmpfs_dir` on Linux. The others are loop devices, made on first use, and need root:
+`disk_dir` is had everywhere, `tmpfs_dir` on Linux, and `quick_dir` is the latter where there is one. The others are
+loop devices, made on first use, and need root:
 
     ext4_dir, xfs_dir, btrfs_dir   1 GiB each, 512-byte sectors
     sector4k_dir                   ext4 on a device with 4096-byte sectors, as on a 4Kn disk
@@ -100,6 +101,13 @@ def tmpfs_dir() -> Iterator[Path]:
         pytest.skip("/dev/shm is no tmpfs here")
     with _new_folder(shm) as folder:
         yield folder
+
+
+@pytest.fixture
+def quick_dir(request: pytest.FixtureRequest) -> Path:
+    """For tests of what no file system changes: in memory, where it can be."""
+    path: Path = request.getfixturevalue("disk_dir" if ON_WINDOWS else "tmpfs_dir")
+    return path
 
 
 # --- loop-mounted disks ---

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from this_process import thread_count as thread_count
 
 import gatherio as gio
 from gatherio._native import lib
@@ -58,11 +60,52 @@ def skip_on_windows(reason: str) -> None:
         pytest.skip(f"not on Windows: {reason}")
 
 
-def thread_count() -> int:
-    """How many threads this process has, those of C included."""
-    if not ON_WINDOWS:
-        return len(os.listdir("/proc/self/task"))
-    return _windows_thread_count()
+def skip_under_wine(reason: str) -> None:
+    if ON_WINE:
+        pytest.skip(f"not under Wine: {reason}")
+
+
+def press_ctrl_c() -> None:
+    """What Ctrl-C does to this process, from any thread."""
+    if ON_WINDOWS:
+        signal.raise_signal(signal.SIGINT)  # os.kill would end the process
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextlib.contextmanager
+def fifo(folder: Path) -> Iterator[str]:
+    """The path of a pipe whose other end nobody has opened: in the folder, or where Windows has its pipes."""
+    if sys.platform != "win32":
+        os.mkfifo(folder / "fifo")
+        yield str(folder / "fifo")
+        return
+    import _winapi
+
+    name = rf"\\.\pipe\gatherio-{os.getpid()}"
+    both_ways, instances = 3, 4  # each is opened once
+    pipes = [_winapi.CreateNamedPipe(name, both_ways, 0, instances, PAGE, PAGE, 0, 0) for _ in range(instances)]
+    try:
+        yield name
+    finally:
+        for pipe in pipes:
+            _winapi.CloseHandle(pipe)
+
+
+def needs_root(what: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Linux lets only root do."""
+    return pytest.mark.skipif(not ON_WINDOWS and os.geteuid() != 0, reason=f"{what} needs root")
+
+
+def handle_mode(descriptor: int) -> int:
+    """How Windows' handle of a descriptor was opened: the FileModeInformation."""
+    assert sys.platform == "win32"
+    import msvcrt
+
+    mode, status = ctypes.c_uint32(), (ctypes.c_size_t * 2)()
+    handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+    assert ctypes.WinDLL("ntdll").NtQueryInformationFile(handle, status, ctypes.byref(mode), 4, 16) == 0
+    return mode.value
 
 
 # --- data ---
@@ -118,6 +161,7 @@ def assert_same_bytes(found: bytes | Array, expected: bytes | Array, start: int 
 _WINDOWS_CODES = {
     errno.EIO: 1117,  # ERROR_IO_DEVICE
     errno.ENOSPC: 112,  # ERROR_DISK_FULL
+    errno.EDQUOT: 1295,  # ERROR_DISK_QUOTA_EXCEEDED
     errno.EINTR: 1237,  # ERROR_RETRY
     errno.EAGAIN: 1237,
     errno.ECANCELED: 995,  # ERROR_OPERATION_ABORTED
@@ -191,27 +235,5 @@ def run_python(
 
 def strace(log: Path, *options: str) -> list[str]:
     """A command prefix: strace of a process and all its threads, into `log`."""
+    skip_on_windows("it has no strace")
     return [require("strace", "strace"), "-f", "-qq", "-s", "256", "-o", str(log), *options]
-
-
-if sys.platform == "win32":
-
-    class _ThreadEntry(ctypes.Structure):
-        """THREADENTRY32 of <tlhelp32.h>."""
-
-        _fields_ = [
-            (name, ctypes.c_uint32)
-            for name in ("size", "usage", "thread", "process", "priority", "priority_change", "flags")
-        ]
-
-    def _windows_thread_count() -> int:
-        kernel = ctypes.WinDLL("kernel32")
-        kernel.CreateToolhelp32Snapshot.restype = ctypes.c_void_p
-        snapshot = ctypes.c_void_p(kernel.CreateToolhelp32Snapshot(4, 0))  # TH32CS_SNAPTHREAD
-        entry = _ThreadEntry(size=ctypes.sizeof(_ThreadEntry))
-        count, more = 0, kernel.Thread32First(snapshot, ctypes.byref(entry))
-        while more:
-            count += entry.process == os.getpid()
-            more = kernel.Thread32Next(snapshot, ctypes.byref(entry))
-        kernel.CloseHandle(snapshot)
-        return count

@@ -16,9 +16,11 @@ from oracle import (
     FOREVER,
     KIB,
     MIB,
+    ON_WINDOWS,
     PAGE,
     assert_same_bytes,
     fault,
+    not_on_windows,
     pages,
     placed,
     run_python,
@@ -35,6 +37,12 @@ Opener = Callable[..., gio.File]
 # --- short transfers ---
 
 
+def short(f: gio.File, value: int, copy: bool | None) -> int:
+    """So much that a request which moves it is short."""
+    # Through the cache, Windows moves one run of memory at a time, which is here a page.
+    return value % PAGE or 512 if ON_WINDOWS and not f.direct and copy is not True else value
+
+
 @pytest.mark.parametrize("value", [512, PAGE, PAGE + 512, PAGE + 100, 5000, 9999, 40_001])
 @pytest.mark.parametrize("copy", [False, None, True])
 def test_short_writes_are_resumed(
@@ -42,7 +50,7 @@ def test_short_writes_are_resumed(
 ) -> None:
     """Once short, at aligned and unaligned counts: the rest goes from the last whole block."""
     with open_file(folder / "file", "w+") as f:
-        with fault(queue, "SHORT", count=1, value=value):
+        with fault(queue, "SHORT", count=1, value=short(f, value, copy)):
             assert f.write_gather(pages(20), 0, copy=copy).result() == 20 * PAGE
         assert queue.stats()["resumed"] == 1
     assert_same_bytes((folder / "file").read_bytes(), words(0, 20 * PAGE))
@@ -56,7 +64,7 @@ def test_short_reads_are_resumed(
     (folder / "file").write_bytes(words(0, 20 * PAGE))
     memory = gio.full((40, PAGE), 0xDD, "u1")
     with open_file(folder / "file") as f:
-        with fault(queue, "SHORT", count=1, value=value):
+        with fault(queue, "SHORT", count=1, value=short(f, value, copy)):
             assert f.read_scatter(list(memory[::2]), 0, copy=copy).result() == 20 * PAGE
         assert queue.stats()["resumed"] == 1
     assert_same_bytes(memory[::2], words(0, 20 * PAGE))
@@ -144,7 +152,7 @@ def test_a_failed_read_says_what_it_has(disk_dir: Path, backend: str) -> None:
     assert_same_bytes(array[: 3 * PAGE], words(0, 3 * PAGE))
 
 
-@pytest.mark.parametrize("number", [errno.EINTR, errno.EAGAIN])
+@pytest.mark.parametrize("number", [errno.EAGAIN] if ON_WINDOWS else [errno.EINTR, errno.EAGAIN])
 def test_interrupted_requests_are_started_again(
     folder: Path, queue: gio.CompletionQueue, open_file: Opener, number: int
 ) -> None:
@@ -214,6 +222,7 @@ WHICH_BACKEND = """
 """
 
 
+@not_on_windows("it has no io_uring")
 @pytest.mark.parametrize(
     ("error", "cure"),
     [
@@ -372,6 +381,7 @@ def test_a_file_system_without_direct_io(disk_dir: Path, tmp_path: Path, error: 
 # --- limits of the system ---
 
 
+@not_on_windows("it has no setrlimit")
 def test_a_limit_on_the_file_size(disk_dir: Path, backend: str, direct: bool | None) -> None:
     """RLIMIT_FSIZE cuts the request that crosses it, to an unaligned length: then there is no more progress."""
     script = """
@@ -398,6 +408,7 @@ def test_a_limit_on_the_file_size(disk_dir: Path, backend: str, direct: bool | N
     assert_same_bytes(content[: 65536 + in_place], words(0, 65536 + in_place))
 
 
+@not_on_windows("it has no setrlimit")
 def test_no_descriptors_left(disk_dir: Path) -> None:
     """Opening fails cleanly wherever the descriptors run out: EMFILE, nothing leaked, and then it works again."""
     script = """

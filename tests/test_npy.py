@@ -6,6 +6,7 @@ import ast
 import contextlib
 import errno
 import os
+import re
 import signal
 import stat
 import struct
@@ -22,6 +23,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracle import ON_WINDOWS, fifo, not_on_windows, not_under_wine, run_python
+from this_process import comes_down, handle_count, virtual
 
 import gatherio as gio
 from gatherio import npy
@@ -74,7 +77,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ALIGNED = np.dtype([("a", "u1"), ("b", "<f8"), ("c", "<i2")], align=True)
 DTYPES = [
-    "?", "i1", "u1", "<i2", ">i2", "<u4", ">i8", "<f2", ">f4", "<f8", "<c8", ">c16", "<f16", "<c32",
+    "?", "i1", "u1", "<i2", ">i2", "<u4", ">i8", "<f2", ">f4", "<f8", "<c8", ">c16",
+    *(["<f16", "<c32"] if np.dtype("g").itemsize == 16 else []),
     "<M8[ns]", ">M8[D]", "<M8", "<m8[25us]", "S1", "S7", "<U1", ">U5", "V3", "V16", "S0", "<U0", "V0",
     [("x", "<f4"), ("y", ">i8")],
     [(("a title", "x"), "<f4"), ("y", "S3")],
@@ -107,8 +111,8 @@ def filled(shape: tuple[int, ...], dtype: Any) -> Array:
 
 @pytest.mark.filterwarnings("ignore:Stored array in format")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_dtype_and_shape_both_ways(dtype: Any, tmpfs_dir: Path) -> None:
-    ours, theirs = tmpfs_dir / "ours.npy", tmpfs_dir / "theirs.npy"
+def test_every_dtype_and_shape_both_ways(dtype: Any, quick_dir: Path) -> None:
+    ours, theirs = quick_dir / "ours.npy", quick_dir / "theirs.npy"
     for shape in SHAPES:
         for order in "CF":
             array = filled(shape, dtype)
@@ -127,7 +131,7 @@ def test_every_dtype_and_shape_both_ways(dtype: Any, tmpfs_dir: Path) -> None:
                     assert loaded.flags.c_contiguous == array.flags.c_contiguous
                     assert loaded.flags.f_contiguous == array.flags.f_contiguous
                 assert loaded.flags.writeable and type(loaded) is np.ndarray
-    assert names_in(tmpfs_dir) == ["ours.npy", "theirs.npy"]
+    assert names_in(quick_dir) == ["ours.npy", "theirs.npy"]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -170,8 +174,8 @@ def arrays(draw: st.DrawFn) -> Array:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(array=arrays())
-def test_any_array_survives(array: Array, tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_any_array_survives(array: Array, quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     gio.save(path, array)
     assert_same(np.load(path), array)
     assert_same(gio.load(path), array)
@@ -206,10 +210,9 @@ def test_any_layout_through_small_buffers(
     assert_same(gio.load(path), array)
 
 
-@pytest.mark.parametrize("folder", ["disk_dir", "tmpfs_dir"])
 @pytest.mark.parametrize("layout", ["ordinary", "aligned", "fortran", "strided", "slice of fortran", "rows"])
-def test_large_arrays_of_every_layout(layout: str, folder: str, request: pytest.FixtureRequest) -> None:
-    path = request.getfixturevalue(folder) / "a.npy"
+def test_large_arrays_of_every_layout(layout: str, folder: Path) -> None:
+    path = folder / "a.npy"
     base = np.random.default_rng(1).integers(0, 1 << 62, (3001, 4003), np.int64)  # some 92 MiB
     array = {
         "ordinary": lambda: base,
@@ -239,31 +242,38 @@ def test_an_item_larger_than_a_block(disk_dir: Path) -> None:
     [5, 2.5, True, b"bytes", "text", [1, 2, 3], [[1.5], [2]], (), range(4), np.float32(3)],
     ids=repr,
 )
-def test_what_is_not_an_array_becomes_one(anything: Any, tmpfs_dir: Path) -> None:
-    gio.save(tmpfs_dir / "a.npy", anything)
-    assert_same(np.load(tmpfs_dir / "a.npy"), np.asanyarray(anything))
+def test_what_is_not_an_array_becomes_one(anything: Any, quick_dir: Path) -> None:
+    gio.save(quick_dir / "a.npy", anything)
+    assert_same(np.load(quick_dir / "a.npy"), np.asanyarray(anything))
 
 
-def test_subclasses(tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
-    np.arange(24.0).tofile(tmpfs_dir / "raw")
-    mapped = np.memmap(tmpfs_dir / "raw", np.float64, "r", shape=(4, 6))
+def test_subclasses(quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
+    np.arange(24.0).tofile(quick_dir / "raw")
+    mapped = np.memmap(quick_dir / "raw", np.float64, "r", shape=(4, 6))
     records = np.rec.array([(1, 2.5), (3, 4.5)], dtype=[("a", "<i4"), ("b", "<f8")])
     for array in (mapped, mapped[:, ::2], mapped.T, records, np.array([[1, 2], [3, 4]]).view(np.matrix)):
         gio.save(path, array)
         assert_same(np.load(path), np.asarray(array))
 
 
-def test_a_masked_array_is_refused(tmpfs_dir: Path) -> None:
+def test_a_masked_array_is_refused(quick_dir: Path) -> None:
     with pytest.raises(TypeError, match="mask"):
-        gio.save(tmpfs_dir / "a.npy", np.ma.masked_array([1, 2], [True, False]))
-    assert names_in(tmpfs_dir) == []
+        gio.save(quick_dir / "a.npy", np.ma.masked_array([1, 2], [True, False]))
+    assert names_in(quick_dir) == []
 
 
 def test_an_array_mapped_from_the_file_it_is_saved_to(disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     array = filled((300, 1000), "<f8")
     gio.save(path, array)
+    if ON_WINDOWS:  # where nothing replaces a file that is mapped
+        mapped = np.load(path, mmap_mode="r")
+        with pytest.raises(OSError, match=re.escape(repr(str(path)))):
+            gio.save(path, mapped[::-1])
+        assert_same(mapped, array)
+        assert names_in(disk_dir) == ["a.npy"]
+        return
     gio.save(path, np.load(path, mmap_mode="r")[::-1])
     assert_same(np.load(path), array[::-1])
 
@@ -276,31 +286,31 @@ OBJECT_DTYPES: list[Any] = [
 
 
 @pytest.mark.parametrize("dtype", OBJECT_DTYPES, ids=str)
-def test_python_objects_are_not_saved(dtype: Any, tmpfs_dir: Path) -> None:
+def test_python_objects_are_not_saved(dtype: Any, quick_dir: Path) -> None:
     with pytest.raises(ValueError, match="Python objects.*pickle"):
-        gio.save(tmpfs_dir / "a.npy", np.zeros(3, dtype))
-    assert names_in(tmpfs_dir) == []
+        gio.save(quick_dir / "a.npy", np.zeros(3, dtype))
+    assert names_in(quick_dir) == []
 
 
-def test_variable_width_strings_are_not_saved(tmpfs_dir: Path) -> None:
+def test_variable_width_strings_are_not_saved(quick_dir: Path) -> None:
     if not hasattr(np.dtypes, "StringDType"):
         return  # numpy 1 has none
     with pytest.raises(ValueError, match="Python objects"):
-        gio.save(tmpfs_dir / "a.npy", np.array(["a", "b"], np.dtypes.StringDType()))
+        gio.save(quick_dir / "a.npy", np.array(["a", "b"], np.dtypes.StringDType()))
 
 
-def test_fields_that_no_header_can_describe_are_not_saved(tmpfs_dir: Path) -> None:
+def test_fields_that_no_header_can_describe_are_not_saved(quick_dir: Path) -> None:
     overlapping = np.dtype({"names": ["a", "b"], "formats": ["<i4", "<i4"], "offsets": [0, 2]})
     with pytest.raises(ValueError, match="header can't describe"):
-        gio.save(tmpfs_dir / "a.npy", np.zeros(3, overlapping))
-    assert names_in(tmpfs_dir) == []
+        gio.save(quick_dir / "a.npy", np.zeros(3, overlapping))
+    assert names_in(quick_dir) == []
 
 
-def test_metadata_of_a_dtype_is_dropped_with_numpys_warning(tmpfs_dir: Path) -> None:
+def test_metadata_of_a_dtype_is_dropped_with_numpys_warning(quick_dir: Path) -> None:
     array = np.zeros(3, np.dtype("<f4", metadata={"unit": "m"}))
     with pytest.warns(UserWarning, match="metadata"):
-        gio.save(tmpfs_dir / "a.npy", array)
-    assert_same(np.load(tmpfs_dir / "a.npy"), np.zeros(3, "<f4"))
+        gio.save(quick_dir / "a.npy", array)
+    assert_same(np.load(quick_dir / "a.npy"), np.zeros(3, "<f4"))
 
 
 # --- long headers ---
@@ -325,8 +335,8 @@ def test_the_header_takes_as_many_pages_as_it_needs(text_bytes: int, data_offset
     assert_same(gio.load(path), array)
 
 
-def test_padding_never_pushes_a_header_over_numpys_bound(tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_padding_never_pushes_a_header_over_numpys_bound(quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     base = wide_dtype(9900)
     lengths = []
     for name_length in range(1, 140):
@@ -341,8 +351,8 @@ def test_padding_never_pushes_a_header_over_numpys_bound(tmpfs_dir: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore:Stored array in format")
 @pytest.mark.parametrize("text_bytes", [20_000, 65_400, 65_500, 65_600, 200_000])
-def test_very_long_headers(text_bytes: int, tmpfs_dir: Path) -> None:
-    ours, theirs = tmpfs_dir / "ours.npy", tmpfs_dir / "theirs.npy"
+def test_very_long_headers(text_bytes: int, quick_dir: Path) -> None:
+    ours, theirs = quick_dir / "ours.npy", quick_dir / "theirs.npy"
     array = filled((2,), wide_dtype(text_bytes))
     gio.save(ours, array)
     np.save(theirs, array)
@@ -352,15 +362,15 @@ def test_very_long_headers(text_bytes: int, tmpfs_dir: Path) -> None:
     assert ours.read_bytes()[6] == (1 if text_bytes < 65_450 else 2)
 
 
-def test_a_header_that_load_would_refuse_is_not_written(tmpfs_dir: Path) -> None:
+def test_a_header_that_load_would_refuse_is_not_written(quick_dir: Path) -> None:
     with pytest.raises(ValueError, match="header"):
-        gio.save(tmpfs_dir / "a.npy", np.zeros(1, wide_dtype(1_100_000)))
-    assert names_in(tmpfs_dir) == []
+        gio.save(quick_dir / "a.npy", np.zeros(1, wide_dtype(1_100_000)))
+    assert names_in(quick_dir) == []
 
 
 @pytest.mark.parametrize(("name", "version"), [("a", 1), ("é", 1), ("ÿ", 1), ("Ā", 3), ("温", 3)])
-def test_the_version_is_the_oldest_that_takes_the_names(name: str, version: int, tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_the_version_is_the_oldest_that_takes_the_names(name: str, version: int, quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     array = np.zeros(2, [(name, "<i4")])
     gio.save(path, array)
     assert path.read_bytes()[6] == version
@@ -397,16 +407,16 @@ GOOD_DATA = np.arange(3, dtype="<i4")
         "{'descr': ('<i4'), 'fortran_order': False, 'shape': (3,), }",
     ],
 )
-def test_headers_as_others_write_them(text: str, version: tuple[int, int], tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_headers_as_others_write_them(text: str, version: tuple[int, int], quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     path.write_bytes(npy_bytes(text, version) + GOOD_DATA.tobytes())
     assert_same(np.load(path), GOOD_DATA)
     assert_same(gio.load(path), GOOD_DATA)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_the_long_numbers_of_python_2(version: tuple[int, int], tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_the_long_numbers_of_python_2(version: tuple[int, int], quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     text = "{'descr': [('5L', '<i4', (1L,))], 'fortran_order': False, 'shape': (3L, 1L), }"
     path.write_bytes(npy_bytes(text, version) + GOOD_DATA.tobytes())
     with pytest.warns(UserWarning, match="Python 2"):
@@ -414,19 +424,18 @@ def test_the_long_numbers_of_python_2(version: tuple[int, int], tmpfs_dir: Path)
     assert_same(gio.load(path), expected)
 
 
-def test_there_are_no_long_numbers_in_version_3(tmpfs_dir: Path) -> None:
-    (tmpfs_dir / "a.npy").write_bytes(npy_bytes(GOOD.replace("3", "3L"), (3, 0)) + GOOD_DATA.tobytes())
+def test_there_are_no_long_numbers_in_version_3(quick_dir: Path) -> None:
+    (quick_dir / "a.npy").write_bytes(npy_bytes(GOOD.replace("3", "3L"), (3, 0)) + GOOD_DATA.tobytes())
     with pytest.raises(ValueError, match=r"a\.npy.*Python 2"):
-        gio.load(tmpfs_dir / "a.npy")
+        gio.load(quick_dir / "a.npy")
 
 
 OFFSETS = [67, 68, 127, 128, 511, 512, 513, 1024, 4095, 4096, 4097, 8191, 12_288, 65_537]
 
 
 @pytest.mark.parametrize("data_offset", OFFSETS)
-@pytest.mark.parametrize("folder", ["disk_dir", "tmpfs_dir"])
-def test_data_at_any_offset(data_offset: int, folder: str, request: pytest.FixtureRequest) -> None:
-    path = request.getfixturevalue(folder) / "a.npy"
+def test_data_at_any_offset(data_offset: int, folder: Path) -> None:
+    path = folder / "a.npy"
     array = filled((1_000_003,), "u1")
     text = f"{{'descr':'|u1','fortran_order':False,'shape':({array.size},)}}"
     version = (1, 0) if data_offset < 60_000 else (2, 0)
@@ -549,8 +558,8 @@ HOSTILE_TEXTS = {
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS.values(), ids=HOSTILE_TEXTS.keys())
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)], ids=str)
-def test_hostile_headers(text: str, version: tuple[int, int], tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "hostile.npy"
+def test_hostile_headers(text: str, version: tuple[int, int], quick_dir: Path) -> None:
+    path = quick_dir / "hostile.npy"
     path.write_bytes(npy_bytes(text, version) + bytes(64))
     if text == HOSTILE_TEXTS["a nested type"]:
         assert gio.load(path).shape == (3,)  # deep, and valid
@@ -586,10 +595,10 @@ HOSTILE_FILES = {
 
 
 @pytest.mark.parametrize("raw", HOSTILE_FILES.values(), ids=HOSTILE_FILES.keys())
-def test_files_that_are_none(raw: bytes, tmpfs_dir: Path) -> None:
-    (tmpfs_dir / "hostile.npy").write_bytes(raw)
+def test_files_that_are_none(raw: bytes, quick_dir: Path) -> None:
+    (quick_dir / "hostile.npy").write_bytes(raw)
     with pytest.raises(ValueError, match=r"hostile\.npy"):
-        gio.load(tmpfs_dir / "hostile.npy")
+        gio.load(quick_dir / "hostile.npy")
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -604,8 +613,8 @@ def test_files_that_are_none(raw: bytes, tmpfs_dir: Path) -> None:
     ),
     version=st.sampled_from([(1, 0), (2, 0), (3, 0)]),
 )
-def test_no_header_is_taken_that_numpy_refuses(text: str, version: tuple[int, int], tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_no_header_is_taken_that_numpy_refuses(text: str, version: tuple[int, int], quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     path.write_bytes(npy_bytes(text, version) + bytes(4096))
     with contextlib.suppress(ValueError):
         loaded = gio.load(path)
@@ -614,8 +623,8 @@ def test_no_header_is_taken_that_numpy_refuses(text: str, version: tuple[int, in
             assert_same(loaded, np.load(path))
 
 
-def test_random_bytes_never_crash(tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_random_bytes_never_crash(quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     good = npy_bytes(GOOD.ljust(117) + "\n") + GOOD_DATA.tobytes()
     random = np.random.default_rng(7)
     for _ in range(2000):
@@ -628,8 +637,8 @@ def test_random_bytes_never_crash(tmpfs_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", [np.save, gio.save])
-def test_a_file_cut_anywhere(writer: Callable[..., None], tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "cut.npy"
+def test_a_file_cut_anywhere(writer: Callable[..., None], quick_dir: Path) -> None:
+    path = quick_dir / "cut.npy"
     writer(path, np.arange(8))
     whole = path.read_bytes()
     for length in reversed(range(len(whole))):
@@ -640,8 +649,8 @@ def test_a_file_cut_anywhere(writer: Callable[..., None], tmpfs_dir: Path) -> No
             assert "truncated" in str(caught.value) and str(caught.value).endswith(f"found {length}")
 
 
-def test_truncated_data_is_told_in_numbers(tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "a.npy"
+def test_truncated_data_is_told_in_numbers(quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
     gio.save(path, np.zeros(1000, "<f8"))
     os.truncate(path, 4096 + 7999)
     with pytest.raises(ValueError, match=r"truncated.*12096 bytes.*found 12095"):
@@ -656,37 +665,37 @@ def test_a_file_that_is_cut_while_it_is_read(disk_dir: Path) -> None:
         gio.load(path, progress=lambda done, total: os.truncate(path, 8192))
 
 
-def test_the_widest_shape_of_no_bytes(tmpfs_dir: Path) -> None:
-    (tmpfs_dir / "a.npy").write_bytes(npy_bytes(with_shape("(4611686018427387904,)", "'|V0'")))
-    assert gio.load(tmpfs_dir / "a.npy").shape == (1 << 62,)
+def test_the_widest_shape_of_no_bytes(quick_dir: Path) -> None:
+    (quick_dir / "a.npy").write_bytes(npy_bytes(with_shape("(4611686018427387904,)", "'|V0'")))
+    assert gio.load(quick_dir / "a.npy").shape == (1 << 62,)
 
 
-def test_a_missing_file(tmpfs_dir: Path) -> None:
+def test_a_missing_file(quick_dir: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        gio.load(tmpfs_dir / "none.npy")
-    assert caught.value.filename == str(tmpfs_dir / "none.npy")
+        gio.load(quick_dir / "none.npy")
+    assert caught.value.filename == str(quick_dir / "none.npy")
 
 
 # --- out= ---
 
 
 @pytest.fixture
-def saved(tmpfs_dir: Path) -> Path:
-    path = tmpfs_dir / "saved.npy"
+def saved(quick_dir: Path) -> Path:
+    path = quick_dir / "saved.npy"
     np.save(path, np.arange(12, dtype="<i4").reshape(3, 4))
     return path
 
 
-def test_out_is_filled_and_returned(saved: Path, tmpfs_dir: Path) -> None:
-    mapped = np.memmap(tmpfs_dir / "raw", "<i4", "w+", shape=(3, 4))
+def test_out_is_filled_and_returned(saved: Path, quick_dir: Path) -> None:
+    mapped = np.memmap(quick_dir / "raw", "<i4", "w+", shape=(3, 4))
     for out in (np.empty((3, 4), "<i4"), gio.empty((3, 4), "<i4"), mapped):
         assert gio.load(saved, out) is out
         assert_same(out, np.load(saved))
     assert gio.load(saved, out=out) is out
 
 
-def test_out_in_fortran_order(tmpfs_dir: Path) -> None:
-    path = tmpfs_dir / "f.npy"
+def test_out_in_fortran_order(quick_dir: Path) -> None:
+    path = quick_dir / "f.npy"
     array = np.asfortranarray(np.arange(12).reshape(3, 4))
     gio.save(path, array)
     out = np.empty((3, 4), array.dtype, order="F")
@@ -838,7 +847,7 @@ def test_a_bar_without_tqdm(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_name_is_taken_as_it_is(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(disk_dir)
     longest = "x" * 255
-    strange = os.fsdecode(b"not utf-8 \xff\n")
+    strange = "длинный \U0001f39e" if ON_WINDOWS else os.fsdecode(b"not utf-8 \xff\n")
     for path in ("plain", b"bytes", Path("path"), Path("a.txt").absolute(), longest, strange, "./-"):
         gio.save(path, [1, 2, 3])
         assert_same(gio.load(path), np.array([1, 2, 3]))
@@ -851,10 +860,11 @@ def test_the_name_is_taken_as_it_is(disk_dir: Path, monkeypatch: pytest.MonkeyPa
             gio.load(no_name)
 
 
+@not_under_wine("it has no symbolic links")
 def test_a_symbolic_link_stays_and_what_it_points_at_is_replaced(disk_dir: Path) -> None:
     (disk_dir / "real").mkdir()
     target, link = disk_dir / "real" / "a.npy", disk_dir / "link.npy"
-    link.symlink_to("real/a.npy")
+    link.symlink_to(Path("real", "a.npy"))
     for array in (np.arange(3), np.arange(4)):  # the link dangles at first
         gio.save(link, array)
         assert link.is_symlink() and not target.is_symlink()
@@ -863,13 +873,17 @@ def test_a_symbolic_link_stays_and_what_it_points_at_is_replaced(disk_dir: Path)
     assert names_in(disk_dir) == ["link.npy", "real"] and names_in(disk_dir / "real") == ["a.npy"]
 
 
+@not_under_wine("it has no symbolic links")
 def test_a_loop_of_links(disk_dir: Path) -> None:
     (disk_dir / "a").symlink_to("b")
     (disk_dir / "b").symlink_to("a")
     for call in (lambda: gio.save(disk_dir / "a", [1]), lambda: gio.load(disk_dir / "a")):
         with pytest.raises(OSError) as caught:
             call()
-        assert caught.value.errno == errno.ELOOP
+        if sys.platform == "win32":
+            assert caught.value.winerror == 1921  # ERROR_CANT_RESOLVE_FILENAME
+        else:
+            assert caught.value.errno == errno.ELOOP
 
 
 def test_hard_links_keep_the_old_content(disk_dir: Path) -> None:
@@ -881,17 +895,18 @@ def test_hard_links_keep_the_old_content(disk_dir: Path) -> None:
 
 
 def test_only_regular_files_are_replaced(disk_dir: Path) -> None:
-    fifo = disk_dir / "fifo"
-    os.mkfifo(fifo)
-    with pytest.raises(ValueError, match="no regular file"):
-        gio.save(fifo, [1])
+    with fifo(disk_dir) as pipe:
+        with pytest.raises(ValueError, match="no regular file"):
+            gio.save(pipe, [1])
+        assert stat.S_ISFIFO(os.stat(pipe).st_mode)
+    before = names_in(disk_dir)
     with pytest.raises(ValueError, match="no regular file"):
         gio.save(os.devnull, [1])
     with pytest.raises(IsADirectoryError) as caught:
         gio.save(disk_dir, [1])
     assert caught.value.filename == str(disk_dir)
-    assert stat.S_ISCHR(os.stat(os.devnull).st_mode) and stat.S_ISFIFO(fifo.stat().st_mode)
-    assert names_in(disk_dir) == ["fifo"]
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    assert names_in(disk_dir) == before
 
 
 def test_a_missing_folder(disk_dir: Path) -> None:
@@ -915,7 +930,7 @@ def test_a_new_file_has_the_mode_of_any_new_file(mask: int, disk_dir: Path, umas
     assert (disk_dir / "a.npy").stat().st_mode == (disk_dir / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o755])
+@pytest.mark.parametrize("mode", [0o666] if ON_WINDOWS else [0o600, 0o640, 0o644, 0o666, 0o755])
 def test_a_replaced_file_keeps_its_mode(mode: int, disk_dir: Path, umask: Callable[[int], object]) -> None:
     path = disk_dir / "a.npy"
     gio.save(path, [1])
@@ -935,7 +950,7 @@ def test_a_replaced_file_keeps_its_mode(mode: int, disk_dir: Path, umask: Callab
 def as_a_plain_user(folder: Path) -> Iterator[None]:
     """Root may do anything: be someone else for a while."""
     nobody = 65534
-    if os.geteuid() != 0:
+    if ON_WINDOWS or os.geteuid() != 0:
         yield
         return
     os.chown(folder, nobody, -1)
@@ -959,6 +974,7 @@ def test_a_write_protected_file_is_left_alone(disk_dir: Path) -> None:
     assert np.load(path) == [1] and names_in(disk_dir) == ["a.npy"]
 
 
+@not_on_windows("it has no modes of folders")
 def test_a_write_protected_folder(disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     gio.save(path, [1])
@@ -974,6 +990,7 @@ def test_a_write_protected_folder(disk_dir: Path) -> None:
     assert np.load(path) == [1] and names_in(disk_dir) == ["a.npy"]
 
 
+@not_on_windows("it has no chown")
 def test_the_owner_stays_where_that_is_allowed(disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     gio.save(path, [1])
@@ -1007,20 +1024,42 @@ def test_durable_flushes_the_file_before_and_the_folder_after_the_renaming(
     monkeypatch.setattr(os, "replace", note("replace", replace))
     monkeypatch.setattr(os, "fsync", folder_fsync)
     gio.save(disk_dir / "a.npy", np.arange(5000), durable=True)
-    assert events == ["flush", "replace", "folder"]
+    expected = ["flush", "replace"] if ON_WINDOWS else ["flush", "replace", "folder"]
+    assert events == expected
     gio.save(disk_dir / "a.npy", np.arange(5000))
-    assert events == ["flush", "replace", "folder", "replace"]
+    assert events == [*expected, "replace"]
+
+
+def test_a_file_that_somebody_looks_at_is_replaced(disk_dir: Path) -> None:
+    """On Windows as soon as it is closed; see also the test with one that is mapped."""
+    path = disk_dir / "a.npy"
+    gio.save(path, [1])
+    with open(path, "rb") as plain:
+        closing = threading.Timer(0.2, plain.close)
+        closing.start()
+        gio.save(path, [2])
+        closing.join()
+    assert np.load(path) == [2]
+    assert names_in(disk_dir) == ["a.npy"]
 
 
 def test_two_threads_save_under_one_name(disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     errors: list[BaseException] = []
 
+    def load() -> Array:
+        while True:
+            try:
+                return gio.load(path)
+            except PermissionError:  # Windows lets nobody open a file that is just being renamed
+                if not ON_WINDOWS:
+                    raise
+
     def save_often(value: int) -> None:
         try:
             for _ in range(20):
                 gio.save(path, np.full(100_000, value))
-                assert len(set(gio.load(path).tolist())) == 1
+                assert len(set(load().tolist())) == 1
         except BaseException as error:
             errors.append(error)
 
@@ -1035,7 +1074,7 @@ def test_two_threads_save_under_one_name(disk_dir: Path) -> None:
 # --- disasters ---
 
 KILLED_SAVE = """
-import os, signal, sys
+import os, sys
 import numpy as np, gatherio as gio
 from gatherio import npy
 
@@ -1047,7 +1086,7 @@ array = {"C": array, "fortran": array.T, "strided": array[:, ::2]}[layout]
 
 def kill(done, total):
     if done >= when * total:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), 9)  # SIGKILL; on Windows the exit code
 
 gio.save(path, array, durable=True, progress=kill)
 """
@@ -1063,7 +1102,7 @@ def test_a_killed_save_leaves_the_old_file_whole(layout: str, when: float, disk_
     done = subprocess.run(
         [sys.executable, "-c", KILLED_SAVE, str(path), layout, str(when)], capture_output=True, text=True
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.returncode == (9 if ON_WINDOWS else -signal.SIGKILL), done.stderr
     assert path.read_bytes() == raw
     assert_same(gio.load(path), old)
     (left,) = set(names_in(disk_dir)) - {"a.npy"}
@@ -1093,14 +1132,11 @@ def test_a_full_disk(layout: str, reserved: bool, small_disk_dir: Path, monkeypa
 MEASURED = """
 import sys
 import numpy as np, gatherio as gio
-
-def peak():
-    with open("/proc/self/status") as status:
-        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) << 10
+from this_process import peak_resident
 
 path, what = sys.argv[1:]
 rows = 32768
-before = peak()
+before = peak_resident()
 if what == "load":
     array = gio.load(path)
 elif what == "load watched":
@@ -1114,7 +1150,7 @@ else:
         array = np.ones((rows, 2048), order="F" if what == "fortran" else "C")
     gio.save(path, array, progress=(lambda done, total: None) if what == "watched" else None)
 held = array.nbytes if array.base is None else rows * 2048 * 8
-print((peak() - before - held) / 2**20)
+print((peak_resident() - before - held) / 2**20)
 """
 
 
@@ -1123,15 +1159,12 @@ def test_peak_memory_is_the_array_and_64_mib(what: str, disk_dir: Path) -> None:
     path = disk_dir / "a.npy"
     if what.startswith("load"):
         gio.save(path, np.ones((32768, 2048)))
-    # VmHWM, as ru_maxrss is inherited by a new process.
-    done = subprocess.run([sys.executable, "-c", MEASURED, str(path), what], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 64
+    assert float(run_python(MEASURED, path, what)) < 64
 
 
 def test_descriptors_and_memory_maps_are_given_back(disk_dir: Path) -> None:
-    def held() -> tuple[int, int]:
-        with open("/proc/self/maps") as maps:
-            return len(os.listdir("/proc/self/fd")), sum(1 for _ in maps)
+    def maps() -> int:
+        return 0 if ON_WINDOWS else len(Path("/proc/self/maps").read_text().splitlines())
 
     path = disk_dir / "a.npy"
 
@@ -1145,17 +1178,18 @@ def test_descriptors_and_memory_maps_are_given_back(disk_dir: Path) -> None:
                 gio.save(path, [1], progress=5)  # type: ignore[arg-type]
 
     rounds(5)
-    descriptors, maps = held()
+    handles, maps_before, virtual_before = handle_count(), maps(), virtual()
     rounds(100)
-    assert held()[0] == descriptors
-    assert held()[1] < maps + 20
+    assert comes_down(handle_count, handles)
+    assert maps() < maps_before + 20
+    assert virtual() < virtual_before + 16 * MIB
 
 
-def test_the_text_of_a_header_is_a_literal(tmpfs_dir: Path) -> None:
-    gio.save(tmpfs_dir / "a.npy", np.zeros((2, 3), "<f4"))
-    assert ast.literal_eval(header_text(tmpfs_dir / "a.npy")) == {
+def test_the_text_of_a_header_is_a_literal(quick_dir: Path) -> None:
+    gio.save(quick_dir / "a.npy", np.zeros((2, 3), "<f4"))
+    assert ast.literal_eval(header_text(quick_dir / "a.npy")) == {
         "descr": "<f4",
         "fortran_order": False,
         "shape": (2, 3),
     }
-    assert (tmpfs_dir / "a.npy").read_bytes()[4095:4097] == b"\n\0"
+    assert (quick_dir / "a.npy").read_bytes()[4095:4097] == b"\n\0"

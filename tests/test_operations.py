@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import gc
 import itertools
@@ -21,14 +22,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracle import (
+    BACKENDS,
     FOREVER,
     GIB,
     MIB,
+    ON_WINDOWS,
     PAGE,
     assert_same_bytes,
     fault,
     pages,
     placed,
+    press_ctrl_c,
     target,
     words,
 )
@@ -120,7 +124,7 @@ def test_a_failed_operation(f: gio.File, queue: gio.CompletionQueue) -> None:
                 operation.result()
             assert caught.value.errno == errno.EIO
             assert caught.value.filename == f.name
-            assert str(f.name) in str(caught.value)
+            assert repr(f.name) in str(caught.value)
     failure = operation.exception()
     assert isinstance(failure, OSError) and failure.errno == errno.EIO
     assert failure.bytes_in_place == 0  # type: ignore[attr-defined]
@@ -189,9 +193,13 @@ def test_cancelling_in_the_middle(disk_dir: Path, backend: str) -> None:
                 with pytest.raises(gio.CancelledError) as told:
                     operation.result(FOREVER)
             assert queue.stats()["writes"] == 4
-    # The fourth may still have been waiting for the third, which grows the file, and was dropped.
-    in_place = next(n for n in (3 * request, 4 * request) if f"first {n} bytes are in place" in str(told.value))
-    assert_same_bytes((disk_dir / "file").read_bytes(), data[:in_place])
+    # The fourth may still have been waiting for the third, which grows the file, and was dropped. To a port such writes
+    # are issued by another thread, and in flight there are any two of the four.
+    least = 0 if backend == "iocp" else 3
+    in_place = next(n * request for n in range(least, 5) if f"first {n * request} bytes are in" in str(told.value))
+    content = (disk_dir / "file").read_bytes()
+    assert_same_bytes(content[:in_place], data[:in_place])
+    assert len(content) == in_place or (backend == "iocp" and len(content) <= 4 * request)
 
 
 def test_cancelling_what_the_kernel_has(f: gio.File) -> None:
@@ -498,7 +506,7 @@ with gio.CompletionQueue(backend=backend, depth=8, request_size=1 << 20) as q:
 """
 
 
-@pytest.mark.parametrize("backend", ["uring", "threads"], indirect=True)
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "sync"], indirect=True)
 def test_an_operation_goes_on_while_python_holds_the_gil(disk_dir: Path, backend: str) -> None:
     """1 GiB in 1024 requests. This process looks at the file and tells the other when all of it is there."""
     flag = disk_dir / "flag"
@@ -524,12 +532,14 @@ def test_an_operation_goes_on_while_python_holds_the_gil(disk_dir: Path, backend
 
 def last_byte_of_mib(path: Path, index: int) -> int:
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         return -1
     try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
-        byte = os.pread(fd, 1, (index + 1) * MIB - 1)
+        if not ON_WINDOWS:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+        os.lseek(fd, (index + 1) * MIB - 1, os.SEEK_SET)
+        byte = os.read(fd, 1)
         return byte[0] if byte else -1
     finally:
         os.close(fd)
@@ -543,7 +553,7 @@ def test_ctrl_c_in_a_wait_leaves_the_operation_running(f: gio.File, queue: gio.C
     data = placed(words(0, MIB))
     with fault(queue, "HOLD") as let_go:
         operation = f.write_at(data, 0)
-        interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        interrupt = threading.Timer(0.1, press_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             interrupt.start()
             waits(f, queue)[name](operation)
@@ -558,34 +568,64 @@ def test_ctrl_c_in_a_wait_leaves_the_operation_running(f: gio.File, queue: gio.C
     assert_same_bytes(Path(f.name).read_bytes(), words(0, MIB))  # type: ignore[arg-type]
 
 
+@contextlib.contextmanager
+def ticking(tick: Callable[[], None]) -> Iterator[None]:
+    """Has it called by the main thread, wherever that is, some thousands of times a second."""
+    number = signal.SIGINT if sys.platform == "win32" else signal.SIGALRM
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            signal.raise_signal(number)
+            time.sleep(0)
+
+    before = signal.signal(number, lambda *_: tick())
+    sender = threading.Thread(target=send)
+    try:
+        if sys.platform == "win32":
+            sender.start()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        yield
+    finally:
+        if sys.platform == "win32":
+            stop.set()
+            sender.join()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(number, before)
+
+
 # Now and then an interrupt meets a callback of the garbage collector, which Python can only print.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("eager_switching")
 def test_ctrl_c_loses_no_operation(disk_dir: Path, backend: str) -> None:
     """Interrupted again and again while it takes them, get() hands out each operation once."""
     interrupts = 0
+    armed = False
     seen: list[gio.Operation] = []
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
     with gio.CompletionQueue(backend=backend) as queue, gio.open(disk_dir / "f", "w+", queue=queue) as f:
         operations = submit(f, 500)
-        try:
+        with ticking(interrupt):
             while True:
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                    armed = True
                     found = queue.get(0, max=1)
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    armed = False
                     seen.extend(found)
                     if not found and all(operation._outcome for operation in operations):
-                        break
+                        if interrupts >= 10:
+                            break
+                        operations += submit(f, 500)
                 except KeyboardInterrupt:
                     interrupts += 1
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-        finally:
-            signal.signal(signal.SIGALRM, before)
         assert len(set(seen)) == len(seen)
         # An interrupt between the return and us loses the one that was just handed out; the library loses none.
         assert len(seen) + interrupts >= len(operations)

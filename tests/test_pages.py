@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
-import os
 import re
 import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import FOREVER, KIB, MIB, PAGE, run_python
+from oracle import FOREVER, KIB, MIB, ON_WINDOWS, PAGE, needs_root, not_on_windows, not_under_wine, run_python
+from this_process import resident, virtual
 
 import gatherio as gio
 from gatherio.pages import HUGE_PAGE_SIZE
@@ -44,23 +45,19 @@ def mapping_of(array: Array) -> dict[str, str]:
 
 
 def pages_in_memory(array: Array) -> int:
-    """How many of the pages of an array are there, by mincore(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    """How many of the pages of an array are there, by mincore(2) or QueryWorkingSetEx."""
     begin = address(array) // PAGE * PAGE
     count = -(-(address(array) + array.nbytes - begin) // PAGE)
+    if sys.platform == "win32":
+        asked = np.zeros((count, 2), np.uintp)  # address, attributes
+        asked[:, 0] = begin + PAGE * np.arange(count)
+        query = ctypes.WinDLL("psapi").QueryWorkingSetEx
+        assert query(ctypes.c_void_p(-1), ctypes.c_void_p(asked.ctypes.data), ctypes.c_uint32(asked.nbytes))
+        return int((asked[:, 1] & 1).sum())
+    libc = ctypes.CDLL(None, use_errno=True)
     vector = (ctypes.c_ubyte * count)()
     assert libc.mincore(ctypes.c_void_p(begin), ctypes.c_size_t(count * PAGE), vector) == 0
     return sum(byte & 1 for byte in vector)
-
-
-def resident() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * PAGE
-
-
-def virtual() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[0]) * PAGE
 
 
 # --- alignment and contents ---
@@ -76,7 +73,7 @@ def test_arrays_start_on_a_page(shape: Any, dtype: str) -> None:
         assert address(array) % PAGE == 0
         assert gio.is_aligned(array)
         assert array.flags.writeable and array.flags.c_contiguous and type(array) is np.ndarray
-        if array.nbytes >= HUGE_PAGE_SIZE:
+        if array.nbytes >= HUGE_PAGE_SIZE and not ON_WINDOWS:  # its large pages are for those who ask
             assert address(array) % HUGE_PAGE_SIZE == 0
     assert (array == plain).all()
 
@@ -191,10 +188,27 @@ def test_shapes_too_large(shape: Any, dtype: str) -> None:
             make(shape, dtype)
 
 
+LIMIT_OF_THE_MEMORY = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+"""
+LIMIT_OF_THE_MEMORY_ON_WINDOWS = """
+    import ctypes, struct
+    kernel = ctypes.WinDLL("kernel32")
+    kernel.CreateJobObjectW.restype = ctypes.c_void_p
+    job, this_process = ctypes.c_void_p(kernel.CreateJobObjectW(None, None)), ctypes.c_void_p(-1)
+    # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: the flag JOB_OBJECT_LIMIT_PROCESS_MEMORY, and the limit
+    limits = struct.pack("=16x L 92x Q 24x", 0x100, 2 << 30)
+    assert kernel.SetInformationJobObject(job, 9, limits, len(limits))
+    assert kernel.AssignProcessToJobObject(job, this_process)
+"""
+
+
+@not_under_wine("it has no limits of memory")
 def test_memory_that_the_system_refuses() -> None:
+    limit = LIMIT_OF_THE_MEMORY_ON_WINDOWS if ON_WINDOWS else LIMIT_OF_THE_MEMORY
     script = """
-        import resource, gatherio as gio
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        import gatherio as gio
         for make in (gio.empty, gio.zeros, lambda n, t: gio.full(n, 1, t)):
             try:
                 make(1 << 32, "u1")
@@ -202,7 +216,7 @@ def test_memory_that_the_system_refuses() -> None:
                 print(type(failure).__name__)
         print(gio.empty(1 << 20, "u1").size)
     """
-    assert run_python(script).split() == ["MemoryError"] * 3 + [str(MIB)]
+    assert run_python(textwrap.dedent(limit) + textwrap.dedent(script)).split() == ["MemoryError"] * 3 + [str(MIB)]
 
 
 # --- asaligned ---
@@ -258,6 +272,7 @@ def test_prefault_of_any_array() -> None:
     gio.prefault(np.empty(()))
 
 
+@not_on_windows("it has no transparent huge pages")
 def test_huge_pages_by_default() -> None:
     with open("/sys/kernel/mm/transparent_hugepage/enabled") as setting:
         if "[never]" in setting.read():
@@ -277,6 +292,7 @@ def reserved_huge_pages() -> str:
     return "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 
 
+@not_on_windows("it has no reserved huge pages")
 def test_reserved_huge_pages_or_an_error() -> None:
     """Without any reserved: MemoryError, with a word on where to reserve them."""
     with open(reserved_huge_pages()) as file:
@@ -286,7 +302,8 @@ def test_reserved_huge_pages_or_an_error() -> None:
         gio.empty(4 * MIB, "u1", huge_pages=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="reserving huge pages needs root")
+@not_on_windows("it has no reserved huge pages")
+@needs_root("reserving huge pages")
 def test_reserved_huge_pages() -> None:
     with open(reserved_huge_pages()) as file:
         before = file.read()
@@ -375,7 +392,8 @@ def test_copies_and_pickles_are_ordinary_arrays() -> None:
 
 
 def test_page_size_is_that_of_the_system() -> None:
-    assert PAGE == mmap.PAGESIZE == os.sysconf("SC_PAGE_SIZE") == gio.info()["page_size"]
+    assert PAGE == mmap.PAGESIZE == gio.info()["page_size"]
+    assert gio.info()["allocation_granularity"] == mmap.ALLOCATIONGRANULARITY
 
 
 # --- the pool ---

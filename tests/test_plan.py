@@ -198,7 +198,8 @@ def limit_sets(draw: st.DrawFn) -> Limits:
         stage=draw(st.integers(1, 40)) * block,
         segments=draw(st.integers(1, 20)),
         buffered=draw(st.integers(1, 20)),
-        unit=draw(st.sampled_from([1, memory])),
+        # As on Linux or as on Windows. Where memory asks for more than the file, a cut behind half a unit is off.
+        unit=draw(st.sampled_from([1, memory])) if memory <= block else memory,
     )
 
 
@@ -227,8 +228,10 @@ def test_every_plan_keeps_the_rules(
     in_place = staging == NOTHING or (staging == RAGGED_ONLY and (direction == READ or whole_pages))
     if is_aligned(segments, offset, limits) and in_place:
         assert made.code == 0 and set(made.routes) <= {IN_PLACE}
-        all_runs = len(runs(segments, 0, total(segments)))
-        assert len(made.pieces) <= total(segments) // limits.request + all_runs // limits.segments + 1
+        lengths = [length for _, length in runs(segments, 0, total(segments))]
+        alone = sum(length % limits.unit != 0 for length in lengths)  # and each may end a piece before it
+        together = total(segments) // limits.request + len(lengths) // limits.segments + 1
+        assert len(made.pieces) <= together + 2 * alone
 
 
 @settings(max_examples=200, deadline=None)

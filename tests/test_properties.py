@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import KIB, PAGE, assert_same_bytes, fault, placed, target
+from oracle import BACKENDS, KIB, ON_WINDOWS, PAGE, assert_same_bytes, fault, placed, target
 
 import gatherio as gio
 
@@ -171,8 +171,8 @@ class Machine:
         assert_same_bytes(self.path.read_bytes(), bytes(self.model))
 
 
-@pytest.mark.parametrize("name", ["uring", "threads", "sync"])
-@pytest.mark.parametrize("place", ["disk", "tmpfs", "buffered"])
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("place", ["disk", "buffered"] if ON_WINDOWS else ["disk", "tmpfs", "buffered"])
 def test_any_sequence(name: str, place: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue("tmpfs_dir" if place == "tmpfs" else "disk_dir")
 
@@ -199,7 +199,7 @@ def test_any_sequence(name: str, place: str, request: pytest.FixtureRequest) -> 
         check()
 
 
-@pytest.mark.parametrize("name", ["uring", "threads", "sync"])
+@pytest.mark.parametrize("name", BACKENDS)
 def test_any_sequence_of_short_transfers(disk_dir: Path, name: str) -> None:
     """The same, with every few requests cut short at a count that changes."""
 
@@ -222,7 +222,7 @@ def test_any_sequence_of_short_transfers(disk_dir: Path, name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["uring", "threads", "sync"])
+@pytest.mark.parametrize("name", BACKENDS)
 def test_any_set_of_operations_in_flight_together(disk_dir: Path, name: str) -> None:
     """Writes that do not overlap, all submitted at once and in any order; then reads of the same kind."""
 

@@ -67,15 +67,15 @@ def test_they_are_used_many_times(folder: Path, direct: bool | None) -> None:
     ],
     ids=str,
 )
-def test_rows_are_those_of_numpy(tmpfs_dir: Path, indices: object) -> None:
+def test_rows_are_those_of_numpy(quick_dir: Path, indices: object) -> None:
     array = placed(words(0, 8 * 100)).reshape(8, 4, 25)
     segments = gio.Segments.rows(array, indices)  # type: ignore[arg-type]
     expected = array[np.asarray(indices, "i8")]
     assert len(segments) == len(expected)
     assert segments.nbytes == expected.nbytes
-    with gio.open(tmpfs_dir / "file", "w") as f:
+    with gio.open(quick_dir / "file", "w") as f:
         f.write_gather(segments, 0, copy=None).result()
-    assert (tmpfs_dir / "file").read_bytes() == expected.tobytes()
+    assert (quick_dir / "file").read_bytes() == expected.tobytes()
 
 
 def test_rows_of_what_has_none() -> None:

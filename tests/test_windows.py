@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from ctypes import wintypes
 from pathlib import Path
@@ -21,7 +23,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from oracle import FOREVER, GIB, KIB, MIB, PAGE, assert_same_bytes, placed, set_fault, target, words
+from oracle import (
+    FOREVER,
+    GIB,
+    KIB,
+    MIB,
+    PAGE,
+    assert_same_bytes,
+    handle_mode,
+    not_under_wine,
+    placed,
+    set_fault,
+    target,
+    words,
+)
+from this_process import comes_down, handle_count
 
 import gatherio as gio
 from gatherio import _gatherio
@@ -385,6 +401,15 @@ def test_fileno_is_a_descriptor_of_the_same_file(disk_dir: Path) -> None:
         f.fileno()
 
 
+@pytest.mark.parametrize("direct", [None, False], ids=["direct", "buffered"])
+def test_durable_files_are_written_through(disk_dir: Path, direct: bool | None) -> None:
+    write_through = 2  # FILE_WRITE_THROUGH
+    with gio.open(disk_dir / "file", "w", direct=direct, durable=True) as f:
+        assert handle_mode(f.fileno()) & write_through
+    with gio.open(disk_dir / "file", "w", direct=direct) as f:
+        assert not handle_mode(f.fileno()) & write_through
+
+
 def test_no_handle_is_inherited(disk_dir: Path) -> None:
     """A child that outlives us must not keep the file from being removed."""
     path = disk_dir / "file"
@@ -402,12 +427,6 @@ def test_no_handle_is_inherited(disk_dir: Path) -> None:
 
 
 def test_all_handles_are_closed(disk_dir: Path) -> None:
-    count = wintypes.DWORD()
-
-    def handles() -> int:
-        assert kernel32.GetProcessHandleCount(ctypes.c_void_p(-1), ctypes.byref(count))
-        return count.value
-
     def once() -> None:
         with gio.CompletionQueue() as queue, gio.open(disk_dir / "file", "w+", queue=queue) as f:
             f.write_at(placed(words(0, PAGE + 7)), 0).result(FOREVER)
@@ -418,10 +437,10 @@ def test_all_handles_are_closed(disk_dir: Path) -> None:
             gio.open(disk_dir / "missing")
 
     once()
-    before = handles()
+    before = handle_count()
     for _ in range(50):
         once()
-    assert handles() <= before + 5
+    assert comes_down(handle_count, before + 5)
 
 
 # -- memory and the system ---------------------------------------------------------------------------------------
@@ -475,6 +494,33 @@ def test_reserved_space_is_allocated(disk_dir: Path) -> None:
         gio.open(path, "r+", preallocate=2**60)
     assert told.value.errno in (errno.ENOSPC, errno.EFBIG, errno.EINVAL)
     assert_same_bytes(path.read_bytes(), words(0, 100 * KIB + 1))
+
+
+# -- Ctrl-Break --------------------------------------------------------------------------------------------------
+
+
+@not_under_wine("it has no console")
+def test_ctrl_break_ends_the_demo(disk_dir: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatherio", "demo", disk_dir, "--size", "64M", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+    )
+    try:
+        deadline = time.monotonic() + FOREVER
+        while not list(disk_dir.glob("gatherio-demo-*/gathered.bin")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+        out, errors = process.communicate(timeout=FOREVER)
+    finally:
+        process.kill()
+        process.wait()
+    assert errors == "gatherio demo: stopped by SIGBREAK; cleaned up\n"
+    assert (process.returncode, out) == (149, "")
+    assert not list(disk_dir.iterdir())
 
 
 # -- asyncio -----------------------------------------------------------------------------------------------------

@@ -17,25 +17,26 @@ from typing import Any, Final
 
 from . import __version__
 from ._demo_report import as_dict, closing, opening
-from ._report import fields, paragraph, progress, size_text
+from ._report import fields, paragraph, progress, say, size_text
 from .bench import command as bench
 from .bench import tune_command as tune
 from .demo import DemoError, Facts, run
 from .info import info
 from .queue import BACKENDS
 
+_DATA: Final = "D:\\data" if sys.platform == "win32" else "/data"  # in the examples
+
 # Exit codes.
 OK, FAILED, UNUSABLE = 0, 1, 2
 BY_SIGNAL: Final = 128  # and the signal's number, as shells have it
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   gatherio info              what this machine offers
-  gatherio info /data        and what the file system of /data offers
-  gatherio demo /data        the main job in /data, measured beside numpy
-  gatherio bench /data --quick
-                             what this disk gives, in a minute
-  gatherio tune /data        settings that suit it, stored and used from then on
+  {f"gatherio info {_DATA}":<25}  and what the file system of {_DATA} offers
+  {f"gatherio demo {_DATA}":<25}  the main job in {_DATA}, measured beside numpy
+  {f"gatherio tune {_DATA}":<25}  settings that suit it, used from then on
+  gatherio bench --quick     what this disk gives, beside fio and numpy
   gatherio COMMAND --help    all about a command
 """
 
@@ -66,10 +67,14 @@ numpy:
   - save a large .npy file, and load it.
 
 Everything is compared with what a plain open().read(), np.load and np.fromfile
-find. No root is needed, and nothing is left behind, not even after Ctrl-C.
+find. No special right is needed, and nothing is left behind, not even after
+Ctrl-C.
 """
 
-DEMO_EPILOG = """\
+_CACHE: Final = "Windows' system cache" if sys.platform == "win32" else "Cached in /proc/meminfo"
+_BREAK: Final = "149 after Ctrl-Break" if sys.platform == "win32" else "143 after SIGTERM"
+
+DEMO_EPILOG = f"""\
 the rows:
   write_gather          in place: pages go to the disk from where they stand
                         (copy=False)
@@ -96,19 +101,19 @@ the columns:
   all       the same of the whole machine: what goes through the page cache is
             written by threads of the kernel, at nobody's charge. Whatever else
             runs is in it
-  cache     growth of the page cache (Cached in /proc/meminfo) in MiB: memory
+  cache     growth of the page cache ({_CACHE}) in MiB: memory
             taken from others. Whatever else runs is in it, too
 In a narrow terminal some columns are left out. --json has them all, and every
 round.
 
 examples:
   gatherio demo
-  gatherio demo /data --size 4G
-  gatherio demo /data --backend threads
-  gatherio demo /data --json > demo.json
+  gatherio demo {_DATA} --size 4G
+  gatherio demo {_DATA} --backend {BACKENDS[1]}
+  gatherio demo {_DATA} --json > demo.json
 
 exit code: 0; 1 if a comparison finds a difference or a transfer fails; 2 if the
-demo cannot be run in DIR; 130 after Ctrl-C, 143 after SIGTERM.
+demo cannot be run in DIR; 130 after Ctrl-C, {_BREAK}.
 """
 
 
@@ -224,7 +229,7 @@ def _run_info(arguments: argparse.Namespace) -> int:
         found = info(path)
     except (OSError, ValueError) as error:
         return _refuse("info", _in_words(error))
-    print(json.dumps(found, indent=2) if arguments.json else _info_text(found))
+    say(json.dumps(found, indent=2) if arguments.json else _info_text(found))
     return OK
 
 
@@ -242,7 +247,7 @@ def _info_text(found: dict[str, Any]) -> str:
         + fields(
             [
                 ("page", size_text(found["page_size"])),
-                ("huge page", size_text(found["huge_page_size"])),
+                ("huge page", size_text(found["huge_page_size"]) if found["huge_page_size"] else "none"),
                 ("mappings", f"start at multiples of {size_text(found['allocation_granularity'])}"),
                 (
                     "one request",
@@ -295,7 +300,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         nonlocal began
         began = True
         if not arguments.json:
-            print(opening(facts), end="\n\n", flush=True)
+            say(opening(facts) + "\n")
 
     try:
         with progress() as step:
@@ -315,7 +320,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _refuse("demo", _in_words(error), FAILED if began and not no_room else UNUSABLE)
-    print(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
+    say(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
     for check in result.checks:
         if not check.ok:
             _refuse("demo", f"{check.what}: {check.difference}")
@@ -335,13 +340,19 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal raise `Stopped`: everything is cleaned up on the way out."""
+    """Let Ctrl-C, SIGTERM and a closed terminal raise `Stopped`: everything is cleaned up on the way out.
+
+    On Windows Ctrl-Break does so, too. Closing the console does what Ctrl-Break does, but Windows ends the process
+    without waiting for what comes of it.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        numbers.append(signal.SIGBREAK)
+    else:
         numbers.append(signal.SIGHUP)
     before = {
         number: signal.signal(number, stop)
@@ -387,7 +398,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals_raise():
             code: int = arguments.run(arguments)
-            sys.stdout.flush()
             return code
     except Stopped as stopped:
         name = signal.Signals(stopped.number).name

@@ -27,10 +27,17 @@ COLUMNS: Final = [
 ]
 
 LEGEND: Final = (
-    "Medians of {rounds} rounds. durable: fsync included; cold: the page cache had let go of the file; x "
+    "Medians of {rounds} rounds. durable: fsync included; cold: {cold}; x "
     "numpy: so many times as fast; own: CPU seconds of this process; all: of the whole machine; cache: "
     "growth of the page cache. More: gatherio demo --help"
 )
+
+
+COLD: Final = {
+    True: "the page cache had let go of the file",
+    False: "the page cache was asked to let go of the file, and did not",
+    None: "the page cache was asked to let go of the file; this system does not tell whether it did",
+}
 
 
 # --- for people ---
@@ -54,7 +61,7 @@ def closing(result: Result) -> str:
     parts = [
         _pages_line(result),
         table(COLUMNS, _sections(result)),
-        paragraph(LEGEND.format(rounds=_rounds(result))),
+        paragraph(LEGEND.format(rounds=_rounds(result), cold=COLD[_reads_cold(result)])),
         *map(paragraph, _remarks(result)),
         paragraph(_verdict(result)),
     ]
@@ -131,14 +138,21 @@ def _times_as_fast(samples: list[Sample], numpy_samples: list[Sample]) -> float:
     return statistics.median(theirs.seconds / mine.seconds for mine, theirs in pairs)
 
 
-def _warm_bytes(result: Result) -> int:
-    """How much of a file to be read cold was in the page cache, at most."""
-    return max(sample.warm_bytes or 0 for _, samples in result.samples for sample in samples)
+def _warm_bytes(result: Result) -> int | None:
+    """How much of a file to be read cold was in the page cache, at most; None where the system does not tell."""
+    known = (sample.warm_bytes for _, samples in result.samples for sample in samples)
+    return max((warm for warm in known if warm is not None), default=None)
+
+
+def _reads_cold(result: Result) -> bool | None:
+    """Whether what was read came from the disk."""
+    warm = _warm_bytes(result)
+    return None if warm is None else warm <= WARM_SHARE * result.facts.nbytes
 
 
 def _remarks(result: Result) -> list[str]:
     warm, nbytes = _warm_bytes(result), result.facts.nbytes
-    if warm <= WARM_SHARE * nbytes:
+    if warm is None or warm <= WARM_SHARE * nbytes:
         return []
     return [
         f"Not cold: {size_text(warm)} of {size_text(nbytes)} stayed in memory though the system was asked to "
@@ -177,7 +191,7 @@ def as_dict(result: Result) -> dict[str, Any]:
         "rounds": min(len(samples) for _, samples in result.samples),
         "pages": result.pages,
         "segments_built_s": result.segments_s,
-        "reads_cold": _warm_bytes(result) <= WARM_SHARE * facts.nbytes,
+        "reads_cold": _reads_cold(result),
         "measurements": [
             _measurement(step, samples, group) for group in _groups(result.samples) for step, samples in group
         ],

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from .file import open as gatherio_open
 from .pages import PAGE_SIZE
 
 GIB = 1 << 30
+#: On Windows a file cannot go while somebody looks at it, and virus scanners and indexers look at all that is new.
+REMOVALS_MAX = 20
 Number = TypeVar("Number", int, float)
 
 
@@ -118,6 +121,15 @@ class _PerformanceInformation(ctypes.Structure):
     ]
 
 
+def _performance(field: str) -> int | None:
+    """A field of it that counts memory, in bytes."""
+    if sys.platform != "win32":
+        return None
+    facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
+    told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
+    return int(getattr(facts, field) * facts.page_size) if told else None
+
+
 # --- the page cache ---
 
 
@@ -136,9 +148,7 @@ def meminfo(field: str) -> int | None:
 def cached_bytes() -> int | None:
     """How large the page cache is."""
     if sys.platform == "win32":
-        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
-        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
-        return int(facts.system_cache * facts.page_size) if told else None
+        return _performance("system_cache") or None  # Wine says 0
     return meminfo("Cached")
 
 
@@ -199,21 +209,10 @@ def system_cpu_s() -> float | None:
 # --- what is there to be used ---
 
 
-def total_memory() -> int | None:
-    """Bytes of memory that the machine has."""
-    if sys.platform == "win32":
-        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
-        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
-        return int(facts.physical_total * facts.page_size) if told else None
-    return meminfo("MemTotal")
-
-
 def available_memory() -> int | None:
     """Bytes of memory that this process can get without swapping, a container's limit included."""
     if sys.platform == "win32":
-        facts = _PerformanceInformation(cb=ctypes.sizeof(_PerformanceInformation))
-        told = ctypes.WinDLL("psapi").GetPerformanceInfo(ctypes.byref(facts), facts.cb)
-        return int(facts.physical_available * facts.page_size) if told else None
+        return _performance("physical_available")
     found = [meminfo("MemAvailable"), _available_in_cgroup()]
     return min((size for size in found if size is not None), default=None)
 
@@ -245,6 +244,13 @@ def _left_in(group: Path) -> int | None:
     return max(0, limit - used + int(details.get("inactive_file", 0)))
 
 
+def total_memory() -> int | None:
+    """Bytes of memory that the machine has."""
+    if sys.platform == "win32":
+        return _performance("physical_total")
+    return meminfo("MemTotal")
+
+
 def free_space(folder: Path) -> int:
     """Bytes that a plain user can still write in this folder's file system."""
     return shutil.disk_usage(folder).free
@@ -260,13 +266,20 @@ def work_folder(parent: Path, name: str) -> Iterator[Path]:
     try:  # before it is made: a signal may come at any moment
         folder.mkdir(mode=0o700)
         yield folder
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # a file that one of them holds open stays on Windows
+        raise
     finally:
         _remove(folder)
 
 
 def _remove(folder: Path) -> None:
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(REMOVALS_MAX):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
     except BaseException:  # Ctrl-C once more
         _remove(folder)
         raise

@@ -52,7 +52,7 @@ _WINDOWS_NUMBERS: Final[dict[int, int]] = {
     1117: errno.EIO,  # ERROR_IO_DEVICE
     1224: errno.EBUSY,  # ERROR_USER_MAPPED_FILE
     1237: errno.EAGAIN,  # ERROR_RETRY
-    1295: errno.ENOSPC,  # ERROR_DISK_QUOTA_EXCEEDED
+    1295: errno.EDQUOT,  # ERROR_DISK_QUOTA_EXCEEDED
     1314: errno.EPERM,  # ERROR_PRIVILEGE_NOT_HELD
     1450: errno.ENOMEM,  # ERROR_NO_SYSTEM_RESOURCES
     1453: errno.ENOMEM,  # ERROR_WORKING_SET_QUOTA
@@ -99,11 +99,18 @@ def encode_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> by
     name = os.fsdecode(path)
     if "\0" in name:
         raise ValueError("embedded null character in the path")
+    return long_path(name).encode("utf-16-le", "surrogatepass") + b"\0"  # its second zero byte is cffi's
+
+
+def long_path(name: str) -> str:
+    """A path as Windows takes it however long it is; elsewhere the same."""
+    if sys.platform != "win32" or name.startswith(("\\\\?\\", "\\\\.\\")):
+        return name
     # Without the prefix a path ends at 260 characters, the NUL included, and one for a folder at 248.
-    if len(name) >= 248 and not name.startswith("\\\\?\\"):
-        name = os.path.abspath(name)
-        name = "\\\\?\\UNC" + name[1:] if name.startswith("\\\\") else "\\\\?\\" + name
-    return name.encode("utf-16-le", "surrogatepass") + b"\0"  # its second zero byte is cffi's
+    whole = os.path.abspath(name)
+    if len(whole) < 248:
+        return name
+    return "\\\\?\\UNC" + whole[1:] if whole.startswith("\\\\") else "\\\\?\\" + whole
 
 
 def error(code: int, doing: str, path: object = None) -> Exception:

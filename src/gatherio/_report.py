@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import sys
@@ -96,6 +98,18 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> lis
     return chosen
 
 
+def say(text: str) -> None:
+    """Print and flush. Raises BrokenPipeError if whoever reads our output has left, on every system."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if sys.platform == "win32" and error.errno == errno.EINVAL:  # so Windows' C library has it
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
+        raise
+
+
 # --- progress ---
 
 
@@ -112,8 +126,8 @@ def progress() -> Iterator[Step]:
         try:
             from tqdm import tqdm
         except ImportError:
-            at_end.callback(print, end="\r\033[K", file=sys.stderr, flush=True)
-            yield _tell_step
+            at_end.callback(_tell, "")
+            yield lambda done, total, what: _tell(f"{done}/{total} {what}")
             return
         bars: list[tqdm[NoReturn]] = []
 
@@ -137,6 +151,7 @@ def progress() -> Iterator[Step]:
         yield show
 
 
-def _tell_step(done: int, total: int, what: str) -> None:
-    text = f"{done}/{total} {what}"[: shutil.get_terminal_size().columns - 1]
-    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+def _tell(text: str) -> None:
+    """Put `text` in the place of the last one. Without escape sequences: a Windows console may show those."""
+    room = shutil.get_terminal_size().columns - 1
+    print(f"\r{text[:room]:<{room}}\r", end="", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy.typing as npt
 
-from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib
+from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib, long_path
 from .errors import AlignmentError
 from .operation import Operation
 from .pages import PAGE_SIZE
@@ -86,13 +86,15 @@ class File:
         self._lock = threading.RLock()  # a signal handler may close the file while the same thread waits in close
         self._closed = False
         self._untold: dict[int, Operation] = {}  # writes that failed, and nobody knows
-        place, facts = ffi.new("gio_file **"), ffi.new("gio_file_facts *")
+        facts = ffi.new("gio_file_facts *")
+        # Owned before it is there: a signal that came during the call raises right behind it.
+        self._place = place = ffi.gc(ffi.new("gio_file **"), _let_go)
         wish = lib.GIO_DIRECT_AUTO if direct is None else int(direct)
         code = lib.gio_file_open(queue._native, encoded, self._access, create, wish, durable, place, facts)
         if code:
             how = "direct I/O asked for; direct=None goes buffered where there is none" if direct else f"mode {mode!r}"
             raise error(code, f"opening the file, {how}", path)
-        self._native = ffi.gc(place[0], lib.gio_file_free)
+        self._native = place[0]
         self._released = False
         queue._files.add(self)
         self._created = bool(facts.created)
@@ -406,6 +408,13 @@ class File:
         return f"<gatherio.File {self.name!r}, mode {self.mode!r}, {state}>"
 
 
+def _let_go(place: Any, close: Any = lib.gio_file_close, free: Any = lib.gio_file_free) -> None:
+    """Close and free what the core has put there. At the interpreter's end nothing but the defaults may be left."""
+    if place[0]:
+        close(place[0])
+        free(place[0])
+
+
 if sys.platform == "win32":
 
     def _new_descriptor(handle: int, access: int) -> int:
@@ -496,6 +505,6 @@ def open(
         except BaseException:
             file.close()
             if file._created:
-                os.unlink(path)
+                os.unlink(long_path(os.fsdecode(path)))
             raise
     return file

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,14 +73,17 @@ def _about(path: str) -> dict[str, Any]:
     if not os.path.isdir(path):
         with File(path, "r", None, False, queue) as file:
             return _describe(file, path)
-    if not os.access(path, os.W_OK):
+    name = os.path.join(path, f".gatherio-{secrets.token_hex(8)}")
+    try:
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise PermissionError(
             errno.EACCES,
             "cannot make a file there to ask about; give a file to read, or a folder to write to",
             path,
-        )
-    descriptor, name = tempfile.mkstemp(prefix=".gatherio-", dir=path)
-    os.close(descriptor)
+        ) from None
     try:
         with File(name, "r", None, False, queue) as file:
             return _describe(file, path)

@@ -21,6 +21,7 @@ import secrets
 import stat
 import struct
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from . import pages
+from ._native import long_path
 from ._progress import Progress, reporting
 from .file import File
 from .file import open as open_file
@@ -79,6 +81,10 @@ BUFFERS = IN_FLIGHT_MAX + 1
 BLOCK_BYTES = BUFFER_BYTES // 8
 
 
+# Seconds for which a file that somebody has open is tried to be replaced on Windows.
+PATIENCE = 1.0
+
+
 # --- save ---
 
 
@@ -122,7 +128,7 @@ def save(
         If `array` is a masked array: the format has no place for a mask.
     OSError
         If the file can't be written. Where the file system can reserve space, a lack of it is noticed before
-        anything is written.
+        anything is written. On Windows also if somebody has the old file open, or mapped, for more than a second.
     """
     name = os.fsdecode(path)
     source = _plain(array)
@@ -213,10 +219,12 @@ def _blocks(array: Array, nbytes: int) -> Iterator[Array]:
 @contextmanager
 def _replacing(name: str, durable: bool, queue: CompletionQueue | None) -> Iterator[File]:
     """A new file that takes the place of `name` if all goes well, and is gone if it does not."""
-    old = _replaceable(name)
-    target = os.path.realpath(name) if os.path.islink(name) else name
+    target = long_path(name)
+    old = _replaceable(target)
+    if os.path.islink(target):
+        target = long_path(os.path.realpath(target))
     # Short, as a long target's name may leave no room for more; not to be guessed, as folders may be shared.
-    temporary = os.path.join(os.path.dirname(target), f".gatherio-{secrets.token_hex(8)}.tmp")
+    temporary = long_path(os.path.join(os.path.dirname(target), f".gatherio-{secrets.token_hex(8)}.tmp"))
     try:
         with open_file(temporary, "x", queue=queue) as file:
             if old is not None:
@@ -224,7 +232,7 @@ def _replacing(name: str, durable: bool, queue: CompletionQueue | None) -> Itera
             yield file
             if durable:
                 file.flush()
-        os.replace(temporary, target)
+        _move(temporary, target)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
@@ -264,6 +272,22 @@ def _take_over(temporary: str, old: os.stat_result) -> None:
     mode = stat.S_IMODE(old.st_mode) & 0o777  # set-user-id bits were meant for the old content
     if stat.S_IMODE(new.st_mode) != mode:
         os.chmod(temporary, mode)
+
+
+def _move(temporary: str, target: str) -> None:
+    """Rename over what is there.
+
+    Windows refuses that while somebody has the old file open, and whoever looks for new files, to index them or for
+    viruses, may have opened the new one. That is over soon, or it is not.
+    """
+    if sys.platform == "win32":
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(PermissionError):
+                os.replace(temporary, target)
+                return
+            time.sleep(0.005)
+    os.replace(temporary, target)
 
 
 def _flush_folder(target: str) -> None:

@@ -56,6 +56,15 @@ class Bed:
         return self.folder / "prefix"
 
     @property
+    def drive_c(self) -> Path:
+        return self.prefix / "drive_c"
+
+    @property
+    def temp(self) -> Path:
+        """Where each run has a folder."""
+        return self.drive_c / "tmp"
+
+    @property
     def include(self) -> Path:
         return self.folder / "include"
 
@@ -113,6 +122,7 @@ def pip(bed: Bed, command: str, *options: str | Path) -> None:
 def unpack_python(bed: Bed, wheels: Path) -> None:
     site_packages = bed.python / "Lib" / "site-packages"
     shutil.copytree(sysconfig.get_path("stdlib"), bed.python / "Lib", ignore=UNWANTED_LIB)
+    mend_library(bed.python / "Lib")
     shutil.copy(HERE / "sitecustomize.py", bed.python / "Lib")
     (bed.python / "DLLs").mkdir()
     for wheel in sorted(wheels.iterdir()):
@@ -121,6 +131,14 @@ def unpack_python(bed: Bed, wheels: Path) -> None:
                 unpack_dlls(archive, bed)
             else:
                 archive.extractall(site_packages)
+
+
+def mend_library(lib: Path) -> None:
+    """Python 3.11.8 made this a class method, which the import system inside python311.dll relies on."""
+    path = lib / "importlib" / "metadata" / "__init__.py"
+    text = path.read_text(encoding="utf-8")
+    mended = re.sub(r"(?<!@classmethod)\n( +)def invalidate_caches\(cls\)", r"\n\1@classmethod\g<0>", text)
+    path.write_text(mended, encoding="utf-8")
 
 
 def unpack_dlls(archive: zipfile.ZipFile, bed: Bed) -> None:
@@ -173,7 +191,7 @@ def make_python_exe(bed: Bed, exported: dict[str, str]) -> None:
     manifest, resources = HERE / "python.manifest", bed.libs / "python.res"
     (bed.libs / "python.rc").write_text(f'1 24 "{manifest}"\n')  # 1: of the program itself; 24: a manifest
     run(WINDRES, "--output-format=coff", bed.libs / "python.rc", resources)
-    target = ["-municode", "-s", "-o", bed.python / "python.exe"]
+    target: list[str | Path] = ["-municode", "-s", "-o", bed.python / "python.exe"]
     run(GCC, "-O2", "-Wall", "-Wextra", *target, HERE / "python.c", resources, f"-L{bed.libs}", "-lpython311")
 
 

@@ -5,7 +5,7 @@
         in-use          held by every run in it; who gets it alone was the last one, and ends Wine
         installed/KEY/  a Windows virtual environment with gatherio, and its wheel; the key is a hash of the sources
             in-use      held by every run of it: nobody removes it under them
-        tmp/            a folder for each run
+        prefix/         Wine's, with a folder for each run in drive_c/tmp
 
 What is being made is called KEY.part until it is whole.
 """

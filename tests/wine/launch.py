@@ -30,9 +30,9 @@ BED_IS_MADE_FROM = [
     *("windows.lock", "tools.lock", "build_bed.py", "sitecustomize.py"),
     *("python.c", "python.manifest", "pyconfig.h"),
 ]
-WHEEL_IS_MADE_FROM = [
+INSTALLATION_IS_MADE_FROM = [
     *("pyproject.toml", "setup.py", "build_ffi.py", "MANIFEST.in", "README.md", "LICENSE", "csrc", "src"),
-    "tests/wine/build_wheel.py",
+    *("tests/wine/build_wheel.py", "tests/wine/launch.py"),
 ]
 NOT_SOURCE = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info"]
 NOT_IN_SDIST = [".git", ".venv", "venv", ".*_cache", ".hypothesis", "build", "dist"]
@@ -59,7 +59,7 @@ def main() -> int:
         if command == "run":
             if not args:
                 os.chdir(ROOT)  # where pytest finds the tests by its settings
-            args = ["-m", "pytest", *pytest_settings(bed), *args]
+            args = ["-m", "pytest", *pytest_settings(bed, args), *args]
         return run_python(bed, environment / "Scripts" / "python.exe", args)
 
 
@@ -96,7 +96,7 @@ def installed() -> Iterator[tuple[Bed, Path]]:
         finally:
             if bed_use.try_alone():
                 stop_wine(bed)
-                remove(bed.folder / "tmp")
+                remove(bed.temp)
 
 
 def installation(bed: Bed) -> Path:
@@ -104,7 +104,7 @@ def installation(bed: Bed) -> Path:
     parent.mkdir(exist_ok=True)
     if os.environ.get("GATHERIO_WINE_BARE"):
         return kept(parent / "bare", lambda part: make_environment(bed, part))
-    key = hash_of(ROOT, WHEEL_IS_MADE_FROM, NOT_SOURCE)
+    key = hash_of(ROOT, INSTALLATION_IS_MADE_FROM, NOT_SOURCE)
     return kept(parent / key, lambda part: install(bed, key, part))
 
 
@@ -113,13 +113,14 @@ def install(bed: Bed, key: str, environment: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="gatherio-wine-") as temp:
         tree = Path(temp) / "tree"  # a copy: a build leaves things behind, and the tree may change meanwhile
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_SOURCE, *NOT_IN_SDIST))
-        if hash_of(tree, WHEEL_IS_MADE_FROM, NOT_SOURCE) != key:
+        if hash_of(tree, INSTALLATION_IS_MADE_FROM, NOT_SOURCE) != key:
             raise SystemExit("The sources changed while they were being copied. Run it again.")
         command = [bed.tools, HERE / "build_wheel.py", tree, bed.include, bed.libs, environment]
         if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
             raise SystemExit("The Windows wheel could not be built: see above.")
     with zipfile.ZipFile(wheel_in(environment)) as archive:
         archive.extractall(environment / "Lib" / "site-packages")
+    add_command(bed, environment)
 
 
 def make_environment(bed: Bed, environment: Path) -> None:
@@ -133,6 +134,15 @@ def make_environment(bed: Bed, environment: Path) -> None:
     home = windows_path(bed.python)
     settings = f"home = {home}\ninclude-system-site-packages = true\n"
     (environment / "pyvenv.cfg").write_text(settings, encoding="utf-8")
+
+
+def add_command(bed: Bed, environment: Path) -> None:
+    """gatherio.exe, as easy_install used to make it: setuptools' launcher, and beside it what it launches."""
+    (launcher,) = (bed.folder / "tools").glob("lib/python3*/site-packages/setuptools/cli-64.exe")
+    shutil.copy(launcher, environment / "Scripts" / "gatherio.exe")
+    python = windows_path(environment.with_suffix("") / "Scripts" / "python.exe")  # without .part
+    program = f"#!{python}\nimport sys\nfrom gatherio.__main__ import main\nsys.exit(main())\n"
+    (environment / "Scripts" / "gatherio-script.py").write_text(program, encoding="utf-8")
 
 
 def wheel_in(environment: Path) -> Path:
@@ -152,25 +162,24 @@ def copy_wheel(environment: Path, args: list[str]) -> int:
 # --- running ---
 
 
-def windows_path(path: Path) -> str:
-    """As it is on Wine's drive Z:, whose root is that of Linux."""
-    return "Z:" + str(path).replace("/", "\\")
+def windows_path(path: Path, drive: str = "Z:", root: Path = Path("/")) -> str:
+    """As it is on one of Wine's drives. Z: is all of Linux."""
+    return f"{drive}\\" + str(path.relative_to(root)).replace("/", "\\")
 
 
-def pytest_settings(bed: Bed) -> list[str]:
-    """The tree's own, also for tests that lie elsewhere, but for what Windows has another way."""
-    return [
-        f"--rootdir={windows_path(ROOT)}",
-        f"--config-file={windows_path(ROOT / 'pyproject.toml')}",
-        f"--override-ini=cache_dir={windows_path(bed.folder / 'pytest_cache')}",  # Linux's results stay Linux's
-    ]
+def pytest_settings(bed: Bed, args: list[str]) -> list[str]:
+    """The tree's own, also for tests that lie elsewhere; only the results of the last run are not Linux's."""
+    settings = [f"--rootdir={windows_path(ROOT)}", f"--config-file={windows_path(ROOT / 'pyproject.toml')}"]
+    if not any("no:cacheprovider" in arg for arg in args):  # without that plugin, nobody knows the setting
+        settings.append(f"--override-ini=cache_dir={windows_path(bed.folder / 'pytest_cache')}")
+    return settings
 
 
-def python_environment(bed: Bed, temp: Path) -> dict[str, str]:
+def python_environment(bed: Bed, temp: str) -> dict[str, str]:
     environment = wine_environment(bed)
     if "PYTHONIOENCODING" not in environment:
         environment["GATHERIO_WINE_UTF8"] = "1"  # for sitecustomize.py
-    environment["GATHERIO_WINE_TMP"] = windows_path(temp)  # becomes TEMP and TMP: build_bed.py
+    environment["GATHERIO_WINE_TMP"] = temp  # becomes TEMP and TMP: build_bed.py
     # Linux's CPython 3.11 would take what is in the tree's __pycache__ for its own.
     environment["PYTHONPYCACHEPREFIX"] = windows_path(bed.folder / "pycache")
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -179,14 +188,14 @@ def python_environment(bed: Bed, temp: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def temp_folder(bed: Bed) -> Iterator[Path]:
+def temp_folder(bed: Bed) -> Iterator[str]:
+    """On drive C: as on Windows, for a short name; and Wine asks no label of a disk for it."""
     if own := os.environ.get("GATHERIO_WINE_TMP"):
-        yield Path(own).resolve(strict=True)
+        yield windows_path(Path(own).resolve(strict=True))
         return
-    parent = bed.folder / "tmp"
-    parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    bed.temp.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bed.temp, ignore_cleanup_errors=True) as name:
+        yield windows_path(Path(name), "C:", bed.drive_c)
 
 
 def run_python(bed: Bed, python: Path, args: list[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from .. import _measure
 from .._device import mount_of
-from .._report import progress
+from .._report import progress, say
 from ..tuning import settings_for
 from . import bed as beds
 from . import report
@@ -108,12 +108,12 @@ def _run(arguments: argparse.Namespace) -> int:
         results = Document({**asked, "sections": list(names)}, facts, arguments.resume or arguments.json)
         if arguments.resume:
             results.take_up(arguments.resume)
-        print(report.opening(results.content), flush=True)
+        say(report.opening(results.content))
         outcome = _measure_sections(Bed(folder, extent), names, results, _limits(arguments, extent))
-    print(report.closing(results.content, outcome, results.path))
+    say(report.closing(results.content, outcome, results.path))
     if arguments.report:
         for path in report.write(results.content, arguments.report):
-            print(path)
+            say(str(path))
     for failure in outcome.failures:
         print(f"gatherio bench: {failure}", file=sys.stderr)
     return FAILED if outcome.failures or (arguments.strict and not results.all_met()) else OK
@@ -133,7 +133,7 @@ def _measure_sections(bed: Bed, names: Sequence[str], results: Document, limits:
         if group.section != "maps" and not bed.extent.quick:  # maps are for files, the headline comes at the end
             head = "" if group.section in shown else report.section_title(group.section)
             shown.append(group.section)
-            print(head + report.group_text(results.content, group.section, group.name), flush=True)
+            say(head + report.group_text(results.content, group.section, group.name))
 
     with progress() as step:
         return run_groups(groups, results, limits, step, finished)

@@ -7,6 +7,7 @@ smallest and the largest beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -42,7 +43,6 @@ class Claim:
     theirs: str | None = None
     target: Target | None = None
     lower_is_better: bool = False
-    scale: float = 1.0
 
     def value(self, runs: Runs) -> tuple[Spread | None, str]:
         """The figure, and a note: which contenders it was, or why there is none."""
@@ -51,7 +51,8 @@ class Claim:
             return None, f"there is no {self.ours.rstrip('*')} here"
         chosen = ours if self.ours.endswith("*") else ""
         if self.theirs is None:
-            return Spread.of(self.scale * self.metric(run) for run in runs[ours]), chosen
+            value = Spread.of(map(self.metric, runs[ours]))
+            return (None, "this system does not tell") if math.isnan(value.median) else (value, chosen)
         theirs = self._best(runs, self.theirs)
         if theirs is None:
             return None, f"there is no {self.theirs.rstrip('*')} here"

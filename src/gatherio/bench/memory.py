@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import itertools
 import multiprocessing
@@ -35,16 +36,15 @@ TINY_OPERATIONS: Final = 600
 
 def memory(bed: Bed) -> Iterator[Group]:
     """The section's groups. Each run in a process of its own, where nothing ran before."""
-    note = "" if sys.platform == "linux" else "only Linux tells the peak and the exact size of a process"
     path = bed.folder / "memory.npy"
-    cases = [Contender(name, None if note else partial(_peak, bed, path, name), note=note) for name in PEAK_CASES]
+    cases = [Contender(name, partial(_peak, bed, path, name)) for name in PEAK_CASES]
     claims = [
         Claim(f"beside the array: {name}", "MiB", _memory, name, target=BESIDE_ARRAY if name.startswith("g") else None)
         for name in PEAK_CASES
     ]
     yield Group("memory", "save and load", cases, 1, claims, warm_up=False, done=partial(path.unlink, missing_ok=True))
     count = TINY_OPERATIONS if bed.extent.tiny else OPERATIONS
-    many = Contender(f"{count} operations", None if note else partial(_growth, bed, count), note=note)
+    many = Contender(f"{count} operations", partial(_growth, bed, count))
     claim = Claim("left behind by a million operations", "MiB", _memory, many.name, target=LEFT_BEHIND)
     yield Group("memory", "many operations", [many], 1, [claim], per="operation", warm_up=False)
 
@@ -66,8 +66,44 @@ def _process_bytes(file: str, field: str) -> int:
     raise ValueError(f"/proc/self/{file} has no {field}")
 
 
+if sys.platform == "win32":
+
+    class _MemoryCounters(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of <psapi.h>."""
+
+        _fields_ = [
+            ("cb", ctypes.c_uint32),
+            ("page_faults", ctypes.c_uint32),
+            ("peak_working_set", ctypes.c_size_t),
+            ("working_set", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 6),
+        ]
+
+    def _memory_counters() -> _MemoryCounters:
+        counters = _MemoryCounters(cb=ctypes.sizeof(_MemoryCounters))
+        this_process = ctypes.c_void_p(-1)
+        if not ctypes.WinDLL("psapi").GetProcessMemoryInfo(this_process, ctypes.byref(counters), counters.cb):
+            raise ctypes.WinError()
+        return counters
+
+
 def _resident() -> int:
+    if sys.platform == "win32":
+        return int(_memory_counters().working_set)
     return _process_bytes("smaps_rollup", "Rss")  # exact; the kernel estimates that in status
+
+
+def _begin_peak() -> None:
+    """On Windows nothing resets it: an earlier peak is told if it was higher."""
+    if sys.platform != "win32":
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_bytes() -> int:
+    """Since `_begin_peak`. Not ru_maxrss: a child inherits its parent's."""
+    if sys.platform == "win32":
+        return int(_memory_counters().peak_working_set)
+    return _process_bytes("status", "VmHWM")
 
 
 # --- the peak of save and load ---
@@ -81,12 +117,11 @@ def _peak(bed: Bed, path: Path, name: str) -> Run:
 def peak_run(name: str, path: Path, size: int) -> Run:
     """Run a case and tell what it held at most, beside the array and what the process held before."""
     call, made = PEAK_CASES[name](path, size)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    _begin_peak()
     before = _resident()
     kept: list[object] = []
     run = measured(lambda: kept.append(call()), size)
-    # Not ru_maxrss: a child inherits its parent's.
-    beside = _process_bytes("status", "VmHWM") - before - made
+    beside = _peak_bytes() - before - made
     kept.clear()
     return Run(run.sample, memory_mib=max(0.0, beside / MIB))
 

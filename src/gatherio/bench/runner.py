@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .._report import Step
 from .document import Document
 from .groups import Contender, Group, Runs, turns
+from .room import BenchError
 from .runs import Run
-
-#: A group is not begun if its turns would take longer than what is left, going by the mean of the turns so far.
-TURN_SECONDS_AT_FIRST = 0.6
 
 
 @dataclass
@@ -68,13 +67,17 @@ def run_groups(
         if reason := limits.reached():
             outcome.stopped_by, outcome.left = reason, len(waiting) - number
             break
-        runs, notes = _run_group(group, limits, lambda i, what, at=done: step(at + i, total, what))  # type: ignore[misc]
+        runs, notes = _run_group(group, limits, partial(_step_from, step, done, total))
         outcome.failures += [f"{group.section}, {group.name}: {text}" for text in _ours(group, notes)]
         document.add(group, runs, notes)
         outcome.measured += 1
         done += group.turns
         finished(group)
     return outcome
+
+
+def _step_from(step: Step, before: int, total: int, done: int, what: str) -> None:
+    step(before + done, total, what)
 
 
 def _ours(group: Group, notes: dict[str, str]) -> list[str]:
@@ -118,7 +121,7 @@ def _attempt(contender: Contender, notes: dict[str, str]) -> Run | None:
     try:
         return contender.run()
     except Exception as error:
-        if isinstance(error, AssertionError) or type(error).__name__ == "BenchError":
+        if isinstance(error, BenchError):
             raise  # wrong data ends the study
         notes[contender.name] = f"failed: {type(error).__name__}: {error}".replace("\n", " ")[:300]
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,8 +59,9 @@ def cpu_per_operation(run: Run) -> float:
 
 
 def cache_percent(run: Run) -> float:
-    """How much the page cache grew, in percent of the data."""
-    return 100 * (run.sample.cache_bytes or 0) / max(run.sample.nbytes, 1)
+    """How much the page cache grew, in percent of the data; not a number where the system does not tell."""
+    grown = run.sample.cache_bytes
+    return math.nan if grown is None else 100 * grown / max(run.sample.nbytes, 1)
 
 
 def measured(

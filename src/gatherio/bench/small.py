@@ -77,8 +77,8 @@ def small(bed: Bed) -> Iterator[Group]:
 
 
 def _count(bed: Bed, size: int, depth: int) -> int:
-    count = COUNTS[size].get(depth, COUNT_DEEPER[size])
-    return 4 * depth if bed.extent.tiny else min(count, bed.size // size)  # the bare loop wants no more than the file
+    count = 4 * depth if bed.extent.tiny else COUNTS[size].get(depth, COUNT_DEEPER[size])
+    return min(count, bed.size // size)  # the bare loop wants no more than the file
 
 
 def _group(bed: Bed, how: str, size: int, depth: int) -> Group:

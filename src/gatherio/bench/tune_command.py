@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .. import _measure, tuning
 from .._device import block_device
-from .._report import fields, progress
+from .._report import fields, progress, say
 from .._version import __version__
 from ..queue import DEFAULT_DEPTH, DEFAULT_REQUEST_SIZE
 from . import bed as beds
@@ -76,7 +76,7 @@ def _parent(arguments: argparse.Namespace) -> Path:
 def _forget(arguments: argparse.Namespace) -> int:
     parent = _parent(arguments)
     was_there = tuning.forget(parent)
-    print(f"{'removed from' if was_there else 'nothing is stored for it in'} {tuning.tuning_file()}")
+    say(f"{'removed from' if was_there else 'nothing is stored for it in'} {tuning.tuning_file()}")
     return OK
 
 
@@ -100,7 +100,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     }
     identity = tuning.store(parent, picked, details)
     told = {"file": str(tuning.tuning_file()), "identity": identity, "settings": tuning.as_dict(picked), **details}
-    print(json.dumps(told, indent=2) if arguments.json else _text(told))
+    say(json.dumps(told, indent=2) if arguments.json else _text(told))
     return OK
 
 
