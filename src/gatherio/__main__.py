@@ -274,7 +274,9 @@ def _backend_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _tuning_text(tuning: dict[str, Any]) -> str:
     if tuning["problem"]:
         return str(tuning["problem"])
-    state = f"settings for {tuning['devices']} devices" if tuning["exists"] else "not there: the defaults are used"
+    state = "not there: the defaults are used"
+    if tuning["exists"]:
+        state = f"settings for {tuning['devices']} device{'' if tuning['devices'] == 1 else 's'}"
     return f"{tuning['file']} ({state})"
 
 
