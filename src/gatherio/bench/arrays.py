@@ -67,7 +67,9 @@ def _save(bed: Bed) -> Group:
         made.clear()
         path.unlink(missing_ok=True)
 
-    return Group("arrays", "save, durable", contenders, bed.extent.rounds, claims, done=done)
+    return Group(
+        "arrays", "save, durable", contenders, bed.extent.rounds, claims, touched_bytes=bed.touched_bytes, done=done
+    )
 
 
 def _numpy(name: str, how: str, run: Callable[[], Run]) -> Contender:
@@ -116,7 +118,9 @@ def _load(bed: Bed) -> Group:
         out.clear()
         path.unlink(missing_ok=True)
 
-    return Group("arrays", "load, cold", contenders, bed.extent.rounds, claims, done=done)
+    return Group(
+        "arrays", "load, cold", contenders, bed.extent.rounds, claims, touched_bytes=bed.touched_bytes, done=done
+    )
 
 
 def _ordinary(size: int) -> Array:

@@ -80,6 +80,9 @@ class Group:
     claims: Sequence[Claim] = ()
     per: Literal["GiB", "operation"] = "GiB"  # rates in MiB/s and CPU by GiB, or both by operation
     warm_up: bool = True
+    #: Of memory to be touched before each run. The host of a virtual machine takes back what nobody uses, and giving it
+    #: again can cost ten times the CPU time of a transfer: whoever lets the page cache grow would pay for that.
+    touched_bytes: int = 0
     done: Callable[[], object] = lambda: None  # called when the group is through, whatever happened
 
     @property

@@ -39,7 +39,8 @@ def _group(bed: Bed, how: str, name: str) -> Group:
         missing = peer.missing()
         axes = {"how": how, "library": peer.name}
         contenders.append(Contender(peer.name, None if missing else run, axes, missing, foreign=True))
-    return Group("peers", name, contenders, bed.extent.few_rounds, done=partial(_remove_all, bed))
+    done = partial(_remove_all, bed)
+    return Group("peers", name, contenders, bed.extent.few_rounds, touched_bytes=bed.touched_bytes, done=done)
 
 
 def _array(bed: Bed) -> Array:
