@@ -113,8 +113,8 @@ class Tuner:
     def _request_size(self) -> int:
         field_of = [
             Candidate(f"requests of {size // KIB} KiB", size, *self._sequential(size, in_flight(size), False))
-            for size in REQUEST_SIZES
-            if size <= self.bed.size // 2
+            for size in sorted(REQUEST_SIZES, key=lambda size: size != DEFAULT_REQUEST_SIZE)
+            if size <= max(self.bed.size // 2, min(REQUEST_SIZES))
         ]
         self._race(field_of, SEQUENTIAL_SHARE)
         return int(self._best(field_of, DEFAULT_REQUEST_SIZE).value)
@@ -127,28 +127,25 @@ class Tuner:
         return write, read
 
     def _race(self, candidates: Sequence[Candidate], share: float) -> None:
-        """Rounds until the time is over; the slower ones leave, three stay to the end."""
+        """Rounds until the time is over; the slower ones leave, three stay to the end. The first one warms up."""
         left = list(candidates)
         for number in range(ROUNDS_MAX):
             for candidate in left if number % 2 == 0 else reversed(left):
-                if number and self._over(share):
+                if candidates[0].runs and self._over(share):
                     break
                 self._tell(candidate.name)
                 candidate.race()
             if self._over(share):
                 break
-            if number:  # the first round warms up
+            if number > 1:
                 left = sorted(left, key=lambda candidate: candidate.rate, reverse=True)[: max(3, len(left) // 2)]
-            else:
-                for candidate in candidates:
-                    if not self._over(share / 2):
-                        candidate.runs.clear()
-                        self._tell(candidate.name)
-                        candidate.race()
-        self.measured += [candidate.told() for candidate in candidates]
+        for candidate in candidates:
+            del candidate.runs[: 1 if len(candidate.runs) > 1 else 0]
+        self.measured += [found.told() for found in sorted(candidates, key=lambda found: found.value) if found.runs]
 
     def _best(self, candidates: Sequence[Candidate], usual: Any) -> Candidate:
         """By aim; the usual setting if the best is not noticeably better."""
+        candidates = [candidate for candidate in candidates if candidate.runs]  # there was time for
         fastest = max(candidates, key=lambda candidate: candidate.rate)
         chosen = fastest
         if self.aim == "cpu":
@@ -169,9 +166,9 @@ class Tuner:
     def _depth(self, request_size: int) -> int:
         count = READS if not self.bed.extent.tiny else 64
         found: dict[int, list[float]] = {}
-        for number in range(3):
-            for depth in DEPTHS:
-                if number and self._over(SEQUENTIAL_SHARE + DEPTH_SHARE):
+        for _ in range(3):
+            for depth in sorted(DEPTHS, key=lambda depth: depth != DEFAULT_DEPTH):
+                if found and self._over(SEQUENTIAL_SHARE + DEPTH_SHARE):
                     break
                 self._tell(f"{depth} small reads in flight")
                 job = Job(self.bed.file(), "read", 4 * KIB, depth, max(count, 2 * depth))
@@ -199,6 +196,8 @@ class Tuner:
             self.measured.append({"name": f"registered buffers: {error}"})
             return False
         plain, registered = candidates
+        if not registered.runs:
+            return False
         return registered.rate >= (1 - NOTICEABLE) * plain.rate and registered.cpu <= plain.cpu
 
     # -- separate pages ---------------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ class Tuner:
         """A byte more than the longest runs for which staging is better; shorter ones gain more from it."""
         below = 0
         for number, pages in enumerate(RUNS):
-            if number and self._over(0.95):
+            if self._over(0.95):
                 break
             segments = self._runs_of(pages)
             settings = {"request_size": request_size, "depth": depth, "registered": registered}
