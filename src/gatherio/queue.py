@@ -468,18 +468,23 @@ def _attend(reference: weakref.ref[CompletionQueue]) -> None:
 # take all of them together while the kernel still uses the arrays.
 _busy: dict[int, dict[int, Operation]] = {}
 _living: weakref.WeakSet[CompletionQueue] = weakref.WeakSet()
-_default: CompletionQueue | None = None
+_defaults: dict[tuple[int, int], CompletionQueue] = {}  # by depth and request size: a tuned device has its own
 _default_lock = threading.RLock()  # a signal handler may open files, too
 
 
-def default_queue() -> CompletionQueue:
-    """The queue of files that are opened without one. It is the process's own: a forked child gets a new one."""
-    global _default
+def default_queue(depth: int | None = None, request_size: int | None = None) -> CompletionQueue:
+    """The queue of files that are opened without one, shared by all with the same settings.
+
+    It is the process's own: a forked child gets a new one.
+    """
+    key = (depth or DEFAULT_DEPTH, request_size or DEFAULT_REQUEST_SIZE)
     with _default_lock:
-        if _default is None or _default._pid != os.getpid() or _default._closed:
-            _default = CompletionQueue()
-            _default._hands_out = False
-        return _default
+        queue = _defaults.get(key)
+        if queue is None or queue._pid != os.getpid() or queue._closed:
+            queue = CompletionQueue(key[0], request_size=key[1])
+            queue._hands_out = False
+            _defaults[key] = queue
+        return queue
 
 
 def _after_fork_in_child() -> None:

@@ -65,7 +65,7 @@ class Segments:
     nbytes : int
         The sum of the arrays' bytes.
     base : ndarray or None
-        The array whose rows they are.
+        The array that all of them lie in, where there is one.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class Segments:
     def _set(self, table: Array, owners: list[Array], writeable: bool) -> None:
         self._table = table
         self._owners = owners
-        self.base: Array | None = None
+        self.base: Array | None = owners[0] if len(owners) == 1 else None
         self._writeable = writeable
         self._distinct: bool | None = None
         self._native: Any = ffi.from_buffer("gio_segment[]", table)
