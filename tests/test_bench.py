@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import ON_WINDOWS, not_under_wine
+from oracle import ON_WINDOWS
 
 import gatherio as gio
 from gatherio import __main__ as command_line
@@ -365,7 +365,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     yield document.read(folder / "results.json")
 
 
-@not_under_wine("its Python has no matplotlib")
 def test_the_report(results: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'gatherio[pictures]'")
     written = list(report.write(results, tmp_path / "new"))
