@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from oracle import not_on_windows
 
 from gatherio._native import ffi, lib
 
@@ -33,9 +33,7 @@ SANITIZER_OPTIONS = {
 }
 SKIPPED = 77  # how a program says that it cannot run here (tests/c/test_core.c)
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="gcc, its sanitizers and Wine are started from Linux"
-)
+pytestmark = not_on_windows("its native tests are started from Linux")
 
 
 def _build_ffi() -> ModuleType:
@@ -189,7 +187,7 @@ def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess
     env = {
         "WINEPREFIX": str(folder / "prefix"),
         "WINEDEBUG": debug,
-        "WINEDLLOVERRIDES": "mscoree=;mshtml=",
+        "WINEDLLOVERRIDES": "mscoree=;mshtml=;winemenubuilder.exe=",
         "DISPLAY": "",
     }
     return _run(*command, env=env)

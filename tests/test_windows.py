@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import wintypes
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,27 +105,35 @@ def import_entries(module: int) -> Iterator[tuple[str, int]]:
         descriptor += 20
 
 
-@pytest.fixture
-def calls() -> Iterator[list[Call]]:
-    """What the module calls from now on. From the issuing threads, so no assertions in there."""
-    seen: list[Call] = []
-    keep, replaced = [], []
+@contextlib.contextmanager
+def replaced(kind: Any, names: Sequence[str], make: Callable[[str, Any], Callable[..., int]]) -> Iterator[None]:
+    """What the module calls by these names is `make(name, original)`. In any thread, so no assertions in there."""
+    keep, slots = [], []
     kernel32.GetModuleHandleW.restype = ctypes.c_void_p
     module = kernel32.GetModuleHandleW(_gatherio.__file__)
     assert module
     for name, entry in import_entries(module):
-        if name in NAMES:
+        if name in names:
             slot = ctypes.c_uint64.from_address(entry)
-            original = FUNCTION(slot.value)
-            spy = FUNCTION(spying(name, original, seen))
-            keep.append(spy)
-            replaced.append((slot, slot.value))
+            substitute = kind(make(name, kind(slot.value)))
+            keep.append(substitute)
+            slots.append((slot, slot.value))
             make_writeable(entry)
-            slot.value = ctypes.cast(spy, ctypes.c_void_p).value
-    assert len(replaced) == len(NAMES)
-    yield seen
-    for slot, value in replaced:
-        slot.value = value
+            slot.value = ctypes.cast(substitute, ctypes.c_void_p).value
+    assert len(slots) == len(names)
+    try:
+        yield
+    finally:
+        for slot, value in slots:
+            slot.value = value
+
+
+@pytest.fixture
+def calls() -> Iterator[list[Call]]:
+    """What the module calls from now on."""
+    seen: list[Call] = []
+    with replaced(FUNCTION, NAMES, lambda name, original: spying(name, original, seen)):
+        yield seen
 
 
 def make_writeable(address: int) -> None:
@@ -146,6 +154,29 @@ def spying(name: str, original: Any, seen: list[Call]) -> Any:
         return int(original(handle, memory, nbytes, fourth, overlapped))
 
     return spy
+
+
+# Any function of up to eight arguments, and what it returns: numbers and pointers.
+ANY_FUNCTION = ctypes.WINFUNCTYPE(ctypes.c_size_t, *[ctypes.c_size_t] * 8, use_last_error=True)
+
+
+@contextlib.contextmanager
+def refused(name: str, code: int, when: Callable[[int], bool], answer: int = 0) -> Iterator[list[int]]:
+    """The calls of a function whose number, from 1 on, fits are refused with the code. Gives the numbers so far."""
+    seen: list[int] = []
+
+    def make(_: str, original: Any) -> Callable[..., int]:
+        def refusing(*arguments: int) -> int:
+            seen.append(len(seen) + 1)
+            if when(len(seen)):
+                ctypes.set_last_error(code)
+                return answer
+            return int(original(*arguments))
+
+        return refusing
+
+    with replaced(ANY_FUNCTION, [name], make):
+        yield seen
 
 
 def separate_pages(count: int) -> tuple[Any, list[Any]]:
@@ -347,6 +378,120 @@ def test_opening_fails_as_elsewhere(disk_dir: Path) -> None:
     for name in ("con", "nul"):
         with pytest.raises(OSError, match=name):
             gio.open(name, "r+")
+
+
+# -- calls that are refused: what strace's injection shows on Linux ------------------------------------------------
+
+INVALID_HANDLE = 2**64 - 1
+
+
+@contextlib.contextmanager
+def one_call_at_a_time(path: Path, backend: str) -> Iterator[gio.File]:
+    with gio.CompletionQueue(1, backend=backend, request_size=4 * PAGE) as queue:
+        with gio.open(path, "r+", queue=queue) as f:
+            yield f
+
+
+@pytest.mark.parametrize("name", ["WriteFile", "ReadFile", "GetOverlappedResult"])
+def test_an_error_of_the_call_is_raised(disk_dir: Path, backend: str, name: str) -> None:
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 16 * PAGE))
+    array = placed(words(0, 16 * PAGE))
+    with one_call_at_a_time(path, backend) as f, refused(name, 1117, lambda number: number == 3) as seen:
+        operation = f.read_at(array, 0) if name == "ReadFile" else f.write_at(array, 0)
+        with pytest.raises(OSError, match=f"{16 * PAGE} bytes at offset 0; the first {8 * PAGE} bytes") as told:
+            operation.result(FOREVER)
+        assert (told.value.errno, told.value.winerror, told.value.filename) == (errno.EIO, 1117, path)
+        assert seen == [1, 2, 3]  # the fourth was never begun
+
+
+@pytest.mark.parametrize("name", ["WriteFile", "ReadFile"])
+def test_a_call_to_be_retried_is_made_again(disk_dir: Path, backend: str, name: str) -> None:
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 16 * PAGE) if name == "ReadFile" else bytes(16 * PAGE))
+    array = target(16 * PAGE) if name == "ReadFile" else placed(words(0, 16 * PAGE))
+    with one_call_at_a_time(path, backend) as f, refused(name, 1237, lambda number: number % 2 == 1) as seen:
+        operation = f.read_at(array, 0) if name == "ReadFile" else f.write_at(array, 0)
+        assert operation.result(FOREVER) == 16 * PAGE
+        assert len(seen) == 8
+    assert_same_bytes(array, words(0, 16 * PAGE))
+    assert_same_bytes(path.read_bytes(), words(0, 16 * PAGE))
+
+
+@pytest.mark.parametrize("name", ["ReadFile", "GetOverlappedResult"])
+def test_the_end_of_the_file_is_no_error(disk_dir: Path, backend: str, name: str) -> None:
+    """Whether the call tells it or its completion; who else has cut the file, nobody tells us."""
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 16 * PAGE))
+    array = target(16 * PAGE)
+    with one_call_at_a_time(path, backend) as f, refused(name, 38, lambda number: number == 2):
+        assert f.read_at(array, 0).result(FOREVER) == 4 * PAGE
+    assert_same_bytes(array[: 4 * PAGE], words(0, 4 * PAGE))
+
+
+def test_a_failed_flush_is_raised(disk_dir: Path) -> None:
+    path = disk_dir / "file"
+    with gio.open(path, "w") as f, refused("FlushFileBuffers", 1117, lambda number: True):
+        f.write_at(words(0, 5000), 0).result(FOREVER)
+        with pytest.raises(OSError, match="flushing") as told:
+            f.flush()
+        assert (told.value.errno, told.value.winerror, told.value.filename) == (errno.EIO, 1117, path)
+
+
+def test_a_file_system_without_direct_io(disk_dir: Path) -> None:
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 5000))
+    handles = 0
+    for i in range(10):
+        with refused("ReOpenFile", 87, lambda number: number == 1, INVALID_HANDLE):
+            with pytest.raises(OSError, match="direct I/O asked for") as told:
+                gio.open(path, "w", direct=True)
+            assert (told.value.errno, told.value.winerror) == (errno.EINVAL, 87)
+        assert_same_bytes(path.read_bytes()[:5000], words(0, 5000, 2 * i))  # mode "w" was refused: still whole
+        for refusals in (1, 2):  # of the second call, too: then everything goes through the first handle
+            with refused("ReOpenFile", 87, lambda number, last=refusals: number <= last, INVALID_HANDLE):
+                with gio.open(path, "r+") as f:
+                    assert not f.direct
+                    assert "direct I/O is not to be had" in f.reason
+                    f.write_gather(separate_pages(3)[1], 0).result(FOREVER)
+                    f.write_at(words(0, 5000, 2 * i + refusals), 0).result(FOREVER)
+            assert_same_bytes(path.read_bytes()[:5000], words(0, 5000, 2 * i + refusals))
+        handles = handles or handle_count()
+    assert comes_down(handle_count, handles + 5)
+
+
+@pytest.mark.parametrize("code", [112, 39, 1295])
+def test_space_that_is_not_there_is_refused(disk_dir: Path, code: int) -> None:
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 5000))
+    with refused("SetFileInformationByHandle", code, lambda number: number == 1):
+        with pytest.raises(OSError, match="reserving") as told:
+            gio.open(path, "r+", preallocate=MIB)
+        assert told.value.errno == (errno.EDQUOT if code == 1295 else errno.ENOSPC)
+    assert_same_bytes(path.read_bytes(), words(0, 5000))
+
+
+def test_without_completion_ports_it_takes_sync_and_says_why(disk_dir: Path) -> None:
+    with refused("CreateIoCompletionPort", 1450, lambda number: True):
+        with gio.CompletionQueue() as queue:
+            assert queue.backend == "sync"
+            assert "iocp cannot be had" in queue.reason
+            with gio.open(disk_dir / "file", "w", queue=queue) as f:
+                f.write_at(words(0, 5000), 0).result(FOREVER)
+        with pytest.raises(OSError, match="iocp cannot be had") as told:
+            gio.CompletionQueue(backend="iocp")
+        assert (told.value.errno, told.value.winerror) == (errno.ENOMEM, 1450)
+
+
+def test_a_handle_that_cannot_be_bound_is_closed(disk_dir: Path) -> None:
+    path = disk_dir / "file"
+    with gio.CompletionQueue(backend="iocp") as queue:
+        for which in (1, 2):
+            with refused("CreateIoCompletionPort", 87, lambda number, which=which: number == which):
+                with pytest.raises(OSError) as told:
+                    gio.open(path, "w", queue=queue)
+                assert told.value.winerror == 87
+            path.unlink(missing_ok=True)  # nobody has it open
 
 
 # -- handles, paths ----------------------------------------------------------------------------------------------

@@ -103,8 +103,8 @@ the columns:
             runs is in it
   cache     growth of the page cache ({_CACHE}) in MiB: memory
             taken from others. Whatever else runs is in it, too
-In a narrow terminal some columns are left out. --json has them all, and every
-round.
+A dash stands for what the system does not tell. In a narrow terminal some
+columns are left out. --json has them all, and every round.
 
 examples:
   gatherio demo

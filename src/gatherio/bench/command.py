@@ -114,6 +114,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.report:
         for path in report.write(results.content, arguments.report):
             say(str(path))
+        if not report.has_pictures():
+            say("no pictures: they need matplotlib, pip install 'gatherio[pictures]'")
     for failure in outcome.failures:
         print(f"gatherio bench: {failure}", file=sys.stderr)
     return FAILED if outcome.failures or (arguments.strict and not results.all_met()) else OK

@@ -25,6 +25,7 @@ from .bed import Array, Bed
 from .groups import Claim, Contender, Group
 from .room import fill_pattern
 from .runs import KIB, MIB, Run, Target, measured
+from .small import keep_busy
 
 T = TypeVar("T")
 
@@ -194,10 +195,7 @@ def _operate(path: Path, buffers: Array, count: int) -> None:
         return itertools.islice(itertools.cycle(order.tolist()), count // 4)
 
     with CompletionQueue(len(buffers)) as queue, open_file(path, "r+", queue=queue) as file:
-        for number, place in enumerate(quarter()):
-            file.read_at(buffers[number % len(buffers)], place)
-            if number % len(buffers) == len(buffers) - 1:
-                queue.get()
+        keep_busy("read", list(buffers), quarter(), file, queue)
     with open_file(path, "r+") as file:
         for place in quarter():
             file.write_gather([buffers[0]], place).result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,10 +83,13 @@ def write(content: Content, folder: Path) -> Iterator[Path]:
     yield from pictures
 
 
+def has_pictures() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
 def _pictures(content: Content, folder: Path) -> list[Path]:
-    try:
-        import matplotlib  # noqa: F401  (is it there?)
-    except ImportError:
+    if not has_pictures():
         return []
     from . import pictures
 

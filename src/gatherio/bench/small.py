@@ -216,7 +216,7 @@ def _in_queue(job: Job, transfers: Callable[[File, CompletionQueue], object], bu
 def objects(job: Job) -> Run:
     """As many operations in flight as `depth` says, an object each; what has finished is fetched in batches."""
     buffers, places = job.buffers(), job.places()
-    way = partial(_one_by_one if job.depth == 1 else _keep_busy, job.how, list(buffers), iter(places))
+    way = partial(_one_by_one if job.depth == 1 else keep_busy, job.how, list(buffers), iter(places))
     run = _in_queue(job, way, buffers)
     _require_words(job, buffers)
     return run
@@ -228,7 +228,8 @@ def _one_by_one(how: str, buffers: list[Array], places: Iterator[int], file: Fil
         begin(buffer, place).result()
 
 
-def _keep_busy(how: str, buffers: list[Array], places: Iterator[int], file: File, queue: CompletionQueue) -> None:
+def keep_busy(how: str, buffers: list[Array], places: Iterator[int], file: File, queue: CompletionQueue) -> None:
+    """As many operations in flight as there are buffers, until there are no more places."""
     begin = file.read_at if how == "read" else file.write_at
     flying = {begin(buffer, place): buffer for buffer, place in zip(buffers, places, strict=False)}
     while flying:
