@@ -2,7 +2,7 @@
  *
  * Much of what mapping_linux.c has to build is the system's here: a section lives as long as a handle or a view of it
  * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE). Names
- * are in the session's own namespace (Local\) with the default security: this user's.
+ * are in the Local\ namespace, that of one logon, with the default security: this user's.
  *
  * What is left to do for names: whoever creates one fills it before others look. They wait at a mutex that goes with the
  * name, its gate; Windows gives a dead owner's mutex to the next.
