@@ -134,7 +134,7 @@ def peers(content: Content) -> Any:
     figure, axes = pyplot.subplots(len(hows), 2, figsize=(11, len(hows) * (0.3 * most + 1.0)), squeeze=False)
     for how, (left, right) in zip(hows, axes, strict=True):
         of_how = sorted((row for row in rows if row["axes"]["how"] == how), key=lambda row: -_peer_rate(row)["median"])
-        for axis, metric in ((left, _peer_rate), (right, lambda row: row["cpu"])):
+        for axis, metric in ((left, _peer_rate), (right, _cpu_of)):
             for i, row in enumerate(of_how):
                 style = OURS if row["axes"]["library"] == "gatherio" else THEIRS
                 _bars(axis, [i], [metric(row)], "", style, 0.7)
