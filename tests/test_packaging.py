@@ -128,7 +128,7 @@ LAYERS = [
     {"bench.bed"},
     {
         *("bench.sequential", "bench.arrays", "bench.separate", "bench.small"),
-        *("bench.others", "bench.kinds", "bench.memory", "bench.maps"),
+        *("bench.others", "bench.kinds", "bench.mappings", "bench.memory", "bench.maps"),
     },
     {"bench.document", "bench.runner"},
     {"bench.tables", "bench.headline", "bench.pictures", "bench.report"},

@@ -8,7 +8,8 @@ How it fits together, from the inside out:
     room       a folder that goes at the end, patterns that tell what went where
     machine    what the figures depend on
     fio, bare_loop, numpy_ways, peers      those beside us
-    sequential, pages, small, kinds, maps, npy, memory      the study's sections: each yields groups
+    sequential, arrays, separate, small, others, kinds, mappings, memory, maps
+               the study's sections: each yields groups
     document   the results: their shape, saving, taking up again
     runner     lets the groups run within the limits, saving after each
     tables, pictures      the same for people

@@ -21,6 +21,7 @@ from .document import Document
 from .groups import Group
 from .kinds import kinds
 from .machine import machine_facts
+from .mappings import mappings
 from .maps import maps
 from .memory import memory
 from .others import peers
@@ -40,6 +41,7 @@ SECTIONS: Final[dict[str, Section]] = {
     "small": small,
     "peers": peers,
     "kinds": kinds,
+    "mappings": mappings,
     "memory": memory,
     "maps": maps,
 }

@@ -31,7 +31,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure made of a group's runs: a value, or a ratio within each round.
+    """A figure made of a group's runs: a value, or a ratio or difference within each round.
 
     `ours` and `theirs` are names of contenders; a name that ends with "*" is the best of all that begin so.
     """
@@ -43,6 +43,7 @@ class Claim:
     theirs: str | None = None
     target: Target | None = None
     lower_is_better: bool = False
+    difference: bool = False  # ours less theirs, not divided by theirs
 
     def value(self, runs: Runs) -> tuple[Spread | None, str]:
         """The figure, and a note: which contenders it was, or why there is none."""
@@ -57,9 +58,10 @@ class Claim:
         if theirs is None:
             return None, f"there is no {self.theirs.rstrip('*')} here"
         pairs = zip(runs[ours], runs[theirs], strict=False)
-        ratio = Spread.of(self.metric(mine) / max(self.metric(other), 1e-9) for mine, other in pairs)
+        figures = [(self.metric(mine), self.metric(other)) for mine, other in pairs]
+        value = Spread.of(a - b if self.difference else a / max(b, 1e-9) for a, b in figures)
         named = [name for name, rule in ((ours, self.ours), (theirs, self.theirs)) if rule.endswith("*")]
-        return ratio, " / ".join(named)
+        return value, " / ".join(named)
 
     def _best(self, runs: Runs, rule: str) -> str | None:
         if not rule.endswith("*"):

@@ -21,6 +21,7 @@ TITLES: Final = {
     "small": "Small reads and writes at random places",
     "peers": "Other libraries, each at what it does best",
     "kinds": "Kinds of memory, numbers of files, handles and threads",
+    "mappings": "Mapped views, and asking for locks",
     "memory": "What it holds beside the data",
     "maps": "Request size by queue depth",
 }
