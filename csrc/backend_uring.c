@@ -41,7 +41,7 @@
 
 /* ---- the kernel's ABI (include/uapi/linux/io_uring.h) --------------------------------------------------- */
 
-enum { NR_IO_URING_SETUP = 425, NR_IO_URING_ENTER = 426 }; /* the same on every architecture */
+enum { NR_IO_URING_SETUP = 425, NR_IO_URING_ENTER = 426, NR_IO_URING_REGISTER = 427 }; /* on every architecture */
 
 struct submission_entry {
     uint8_t opcode, flags;
@@ -52,7 +52,9 @@ struct submission_entry {
     uint32_t length;  /* bytes, or segments */
     uint32_t operation_flags;
     uint64_t user_data;
-    uint64_t unused[3];
+    uint16_t buffer_index; /* of the fixed operations */
+    uint16_t unused_1[3];
+    uint64_t unused_2[2];
 };
 
 struct completion_entry {
@@ -78,11 +80,20 @@ struct ring_parameters {
     struct completion_offsets completion;
 };
 
+struct table_registration { uint32_t count, flags; uint64_t reserved, data, tags; };
+struct table_update { uint32_t first, reserved_1; uint64_t data, tags; uint32_t count, reserved_2; };
+struct operation_support { uint8_t operation, reserved_1; uint16_t flags; uint32_t reserved_2; };
+struct operation_probe { uint8_t last, count; uint16_t reserved_1; uint32_t reserved_2[3]; struct operation_support support[64]; };
+
 struct wait_time { int64_t seconds, nanoseconds; };
 struct wait_argument { uint64_t signal_mask; uint32_t signal_mask_bytes, minimum_wait_us; uint64_t time; };
 
 _Static_assert(sizeof(struct submission_entry) == 64, "struct io_uring_sqe");
 _Static_assert(offsetof(struct submission_entry, user_data) == 32, "struct io_uring_sqe");
+_Static_assert(offsetof(struct submission_entry, buffer_index) == 40, "struct io_uring_sqe");
+_Static_assert(sizeof(struct table_registration) == 32, "struct io_uring_rsrc_register");
+_Static_assert(sizeof(struct table_update) == 32, "struct io_uring_rsrc_update2");
+_Static_assert(sizeof(struct operation_probe) == 16 + 64 * 8, "struct io_uring_probe");
 _Static_assert(sizeof(struct completion_entry) == 16, "struct io_uring_cqe");
 _Static_assert(sizeof(struct ring_parameters) == 120, "struct io_uring_params");
 _Static_assert(sizeof(struct wait_argument) == 24, "struct io_uring_getevents_arg");
@@ -91,11 +102,17 @@ enum {
     OP_NOP = 0,
     OP_READV = 1,
     OP_WRITEV = 2,
+    OP_READ_FIXED = 4,
+    OP_WRITE_FIXED = 5,
     OP_SYNC_FILE_RANGE = 8,
     OP_ASYNC_CANCEL = 14,
     OP_READ = 22,
     OP_WRITE = 23,
+    OP_READV_FIXED = 60, /* Linux 6.15 */
+    OP_WRITEV_FIXED = 61,
 };
+enum { REGISTER_PROBE = 8, REGISTER_BUFFERS2 = 15, REGISTER_BUFFERS_UPDATE = 16 };
+enum { TABLE_IS_SPARSE = 1, OPERATION_IS_SUPPORTED = 1 };
 enum { MAP_AT_RINGS = 0, MAP_AT_ENTRIES = 0x10000000 };
 enum { ENTER_GETEVENTS = 1 << 0, ENTER_EXT_ARG = 1 << 3 };
 
@@ -105,6 +122,10 @@ enum { FEATURES_NEEDED = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 };
 
 enum { FLAG_RWF_DSYNC = 2 };        /* <linux/fs.h> */
 enum { FLAG_SYNC_RANGE_ALL = 1 | 2 | 4 }; /* wait before, write, wait after (<linux/fs.h>) */
+
+/* Registrations of one ring. The kernel takes at most 1 GiB in one. */
+enum { SLOTS = 256 };
+static const uint64_t SLOT_BYTES = (uint64_t)1 << 30;
 
 /* ---- the ring ------------------------------------------------------------------------------------------- */
 
@@ -118,6 +139,12 @@ typedef struct {
     uint32_t *submission_head, *submission_tail, *completion_head, *completion_tail;
     struct completion_entry *completions;
     uint32_t tail; /* ours; published at submission */
+
+    int32_t table; /* of registered memory: 0 not tried yet, 1 there, -1 not to be had */
+    int32_t table_code; /* why not */
+    int32_t has_vectors; /* the fixed operations take several segments, too */
+    uint32_t slots_used; /* none is in use behind it */
+    gio_segment slots[SLOTS]; /* length 0: free */
 } ring;
 
 /* `user_data` is the request's index and the low bits of its sequence number: a completion that fits no present start
@@ -168,6 +195,23 @@ static struct submission_entry *new_entry(gio_queue *queue)
     return entry;
 }
 
+/* The slot that all of these lie in, or -1. */
+static int32_t find_slot(const ring *ring, const gio_segment *segments, uint64_t count)
+{
+    if (count > 1 && !ring->has_vectors)
+        return -1;
+    for (uint32_t i = 0; i < ring->slots_used; i++) {
+        const gio_segment *slot = &ring->slots[i];
+        uint64_t k = 0;
+        while (k < count && segments[k].address - slot->address < slot->length &&
+               segments[k].length <= slot->length - (segments[k].address - slot->address))
+            k++;
+        if (k == count)
+            return (int32_t)i;
+    }
+    return -1;
+}
+
 static void uring_start(gio_queue *queue, gio_request *request)
 {
     struct submission_entry *entry = new_entry(queue);
@@ -200,6 +244,13 @@ static void uring_start(gio_queue *queue, gio_request *request)
     }
     if (writes && request->operation->file->durable)
         entry->operation_flags = FLAG_RWF_DSYNC;
+    int32_t slot = find_slot(queue->backend_state, segments, count);
+    if (slot >= 0) {
+        static const uint8_t fixed[2][2] = {{OP_READ_FIXED, OP_WRITE_FIXED}, {OP_READV_FIXED, OP_WRITEV_FIXED}};
+        entry->opcode = fixed[count > 1][writes];
+        entry->buffer_index = (uint16_t)slot;
+        queue->stats.registered++;
+    }
 }
 
 static void uring_reap(gio_queue *queue)
@@ -225,7 +276,14 @@ static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
     ring *ring = queue->backend_state;
     struct wait_time time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     struct wait_argument argument = {0, 8, 0, timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&time};
-    int result = enter(ring, 0, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+    uint32_t count = unsubmitted(ring);
+
+    queue->stats.submits += count != 0;
+    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
+    gio_mutex_unlock(&queue->mutex);
+    /* If another thread hands over some of these first, the kernel finds fewer, and comes back without waiting. */
+    int result = enter(ring, count, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+    gio_mutex_lock(&queue->mutex);
 
     if (result == -EINTR)
         return GIO_E_INTERRUPTED;
@@ -259,6 +317,80 @@ static void uring_wake(gio_queue *queue)
 static int64_t uring_poll_handle(gio_queue *queue)
 {
     return ((ring *)queue->backend_state)->fd;
+}
+
+/* ---- registered memory ---------------------------------------------------------------------------------- */
+
+static int32_t register_with(const ring *ring, uint32_t what, const void *argument, uint32_t count)
+{
+    return syscall(NR_IO_URING_REGISTER, ring->fd, what, argument, count) < 0 ? errno : 0;
+}
+
+/* An empty table, which is filled and emptied slot by slot (Linux 5.19). */
+static int32_t make_table(ring *ring)
+{
+    struct table_registration table = {SLOTS, TABLE_IS_SPARSE, 0, 0, 0};
+    struct operation_probe probe;
+
+    if (ring->table != 0)
+        return ring->table_code;
+    ring->table_code = register_with(ring, REGISTER_BUFFERS2, &table, sizeof table);
+    ring->table = ring->table_code ? -1 : 1;
+    if (ring->table_code == EINVAL)
+        ring->table_code = GIO_E_UNREGISTRABLE;
+    memset(&probe, 0, sizeof probe);
+    ring->has_vectors = register_with(ring, REGISTER_PROBE, &probe, 64) == 0 && probe.last >= OP_WRITEV_FIXED &&
+                        (probe.support[OP_READV_FIXED].flags & probe.support[OP_WRITEV_FIXED].flags &
+                         OPERATION_IS_SUPPORTED);
+    return ring->table_code;
+}
+
+static int32_t set_slot(ring *ring, uint32_t slot, gio_segment memory)
+{
+    struct table_update update = {slot, 0, (uint64_t)(uintptr_t)&memory, 0, 1, 0};
+    long result = syscall(NR_IO_URING_REGISTER, ring->fd, REGISTER_BUFFERS_UPDATE, &update, sizeof update);
+    if (result < 0)
+        return errno;
+    ring->slots[slot] = memory;
+    while (memory.length && ring->slots_used <= slot)
+        ring->slots_used = slot + 1;
+    while (ring->slots_used && ring->slots[ring->slots_used - 1].length == 0)
+        ring->slots_used--;
+    return 0;
+}
+
+static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    ring *ring = queue->backend_state;
+    gio_segment nothing = {0, 0};
+
+    for (uint64_t done = 0; done < nbytes; done += SLOT_BYTES) /* one slot for each: the same may be registered twice */
+        for (uint32_t i = 0; i < ring->slots_used; i++)
+            if (ring->slots[i].address == (uint64_t)(uintptr_t)address + done &&
+                ring->slots[i].length == gio_min(nbytes - done, SLOT_BYTES)) {
+                set_slot(ring, i, nothing);
+                break;
+            }
+}
+
+static int32_t uring_add_memory(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    ring *ring = queue->backend_state;
+    int32_t code = make_table(ring);
+    uint64_t done = 0;
+
+    for (uint32_t slot = 0; code == 0 && done < nbytes; slot++) {
+        if (slot == SLOTS) {
+            code = GIO_E_TABLE_FULL;
+        } else if (ring->slots[slot].length == 0) {
+            gio_segment part = {(uint64_t)(uintptr_t)address + done, gio_min(nbytes - done, SLOT_BYTES)};
+            code = set_slot(ring, slot, part);
+            done += code ? 0 : part.length;
+        }
+    }
+    if (code)
+        uring_remove_memory(queue, address, done);
+    return code;
 }
 
 /* ---- opening and closing -------------------------------------------------------------------------------- */
@@ -370,4 +502,6 @@ const gio_backend gio_backend_uring = {
     .sleep = uring_sleep,
     .wake = uring_wake,
     .poll_handle = uring_poll_handle,
+    .add_memory = uring_add_memory,
+    .remove_memory = uring_remove_memory,
 };

@@ -41,7 +41,9 @@ enum {
     GIO_E_BEYOND = 0x20000010,      /* beyond the end of what there is to map */
     GIO_E_LOCKED = 0x20000011,      /* a lock on this range is in the way */
     GIO_E_NOT_LOCKED = 0x20000012,  /* there is no lock of exactly this range */
-    GIO_E_NO_FILE = 0x20000013      /* a device, a pipe or something else that cannot be mapped */
+    GIO_E_NO_FILE = 0x20000013,     /* a device, a pipe or something else that cannot be mapped */
+    GIO_E_UNREGISTRABLE = 0x20000014, /* this backend, or this kernel, has no registered memory */
+    GIO_E_TABLE_FULL = 0x20000015   /* no more registrations in this queue */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1 };
@@ -119,6 +121,7 @@ typedef struct {
     uint64_t end;
     uint64_t file_offset; /* the bytes of the file it touches; more than end - begin where a read is rounded out */
     uint64_t file_length;
+    uint64_t head;          /* of these bytes, those before `begin` */
     uint64_t segment_count; /* after joining neighbours in memory */
     int32_t route;          /* GIO_IN_PLACE, GIO_STAGED, GIO_RAGGED */
     int32_t code;           /* GIO_E_ALIGNMENT when there is no way */
@@ -131,6 +134,7 @@ typedef struct {
     uint64_t writes;
     uint64_t scatters;   /* ... or several */
     uint64_t gathers;
+    uint64_t registered; /* of these: from or to registered memory */
     uint64_t staged;     /* of these: through a staging buffer */
     uint64_t ragged;     /* of these: the ends of writes, through the page cache */
     uint64_t resumed;    /* started again after a short transfer */
@@ -159,14 +163,13 @@ const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
 void gio_queue_free(gio_queue *queue);
-/* Tells the outcomes of up to `max` finished operations, first finished first. Does not wait. They stay finished,
- * and are told again, until they are released: an exception that strikes the caller between two steps loses
- * nothing. `listener`, or NULL, is not set for what this very call tells. */
-int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *outcomes, uint32_t max,
-                          uint32_t *count);
+/* Waits until an operation has finished, with a time of 0 not at all, and tells the outcomes of up to `max` of those that
+ * have, first finished first. They stay finished, and are told again, until they are released: an exception that
+ * strikes the caller between two steps loses nothing. `listener`, or NULL, is not set for what this very call, which then
+ * must not wait, tells. */
+int32_t gio_queue_collect(gio_queue *queue, int64_t timeout_ns, gio_event *listener, gio_outcome *outcomes,
+                          uint32_t max, uint32_t *count);
 int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count);
-/* Waits until there is one to collect. */
-int32_t gio_queue_wait(gio_queue *queue, int64_t timeout_ns);
 /* A descriptor that polls readable while completions stand unread in the ring; -1 where there is none. */
 int64_t gio_queue_poll_handle(gio_queue *queue);
 /* From now on (no longer) set `event` whenever an operation finishes. `attended` says that the listener itself
@@ -178,11 +181,21 @@ void gio_queue_read_stats(gio_queue *queue, gio_queue_stats *stats);
  * those held. */
 int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_t count, uint64_t value);
 
+/* Memory that is transferred again and again. Once registered, its pages are pinned and known to the kernel, which else
+ * looks them up and pins them for each request. Used by every request whose memory lies in one registration. The memory
+ * must stay until it is unregistered; requests under way keep what they need. */
+int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes);
+int32_t gio_queue_unregister(gio_queue *queue, void *address, uint64_t nbytes);
+
 /* Operations. Memory and segments must stay as they are until the outcome has been told. */
 int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
                    uint64_t offset, int32_t staging, uint64_t key);
 int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
                        uint64_t key);
+/* The same for many places of the file: segment i is the memory of the bytes from offsets[i] on. One operation, whose bytes
+ * are those of the segments in their order. */
+int64_t gio_submit_batch(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
+                         uint64_t count, uint64_t key);
 /* Waits for one operation and tells its outcome, which stays until it is released. */
 int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns, gio_outcome *outcome);
 /* Waits until any of the tickets is finished or GONE; `*index` says which. */

@@ -63,6 +63,7 @@ typedef struct gio_operation {
     const gio_segment *segments;
     uint64_t segment_count;
     gio_segment only; /* the segment array of an operation on one array */
+    const uint64_t *offsets; /* of a batch: where each segment belongs; else NULL */
     uint64_t offset;
     uint64_t length;
     uint64_t planned;   /* bytes from the start that belong to a request */
@@ -151,11 +152,15 @@ typedef struct {
     void (*submit)(gio_queue *queue);
     void (*reap)(gio_queue *queue);
     void (*cancel)(gio_queue *queue, gio_request *request);
-    /* The lock is not held. Sleeps until there is something to reap, or until wake (lock held) is called. NULL where
-     * completions come by themselves; where they are not, the queue runs a thread that steps in when nobody waits. */
+    /* Hands over what was started and sleeps until there is something to reap, or until wake (lock held) is called. The
+     * lock is held, and let go of meanwhile. NULL where completions come by themselves; where they are not, the queue
+     * runs a thread that steps in when nobody waits. */
     int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
     void (*wake)(gio_queue *queue);
     int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
+    /* Lock held. Registered memory; may be NULL. */
+    int32_t (*add_memory)(gio_queue *queue, void *address, uint64_t nbytes);
+    void (*remove_memory)(gio_queue *queue, void *address, uint64_t nbytes);
     int32_t (*adopt)(gio_queue *queue, gio_file *file); /* a file was opened for this queue; may be NULL */
 } gio_backend;
 
@@ -234,6 +239,7 @@ struct gio_queue {
 /* operation.c */
 void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result); /* lock held */
 void gio_queue_advance(gio_queue *queue);                                          /* lock held */
+void gio_queue_prepare(gio_queue *queue); /* lock held: the same, but what was started is still to be handed over */
 void gio_list_append(gio_operation_list *list, gio_operation *operation);
 void gio_list_remove(gio_operation_list *list, gio_operation *operation);
 gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket);

@@ -123,10 +123,6 @@ static void finish_if_done(gio_queue *queue, gio_operation *operation)
 
     if (operation->state != GIO_COVERED || operation->requests != 0)
         return;
-    if (operation->direction == GIO_WRITE && operation->intact != 0) {
-        file->written_end = gio_max(file->written_end, operation->offset + operation->intact);
-        file->valid_end = gio_max(file->valid_end, operation->offset + operation->intact);
-    }
     *(operation->direction == GIO_WRITE ? &queue->stats.bytes_written : &queue->stats.bytes_read) +=
         operation->intact;
     operation->state = GIO_FINISHED;
@@ -249,6 +245,8 @@ static int32_t make_stages(gio_queue *queue)
                                       &queue->stage_allocated);
     if (code)
         return code;
+    if (queue->backend->add_memory) /* cheaper where it may be had */
+        queue->backend->add_memory(queue, queue->stage_pages, queue->stage_allocated);
     for (uint64_t at = large_bytes; at != 0; at -= GIO_STAGE_BYTES)
         give_stage(queue, GIO_STAGE_LARGE, (char *)queue->stage_pages + at - GIO_STAGE_BYTES);
     for (uint64_t at = small_bytes; at != 0; at -= GIO_STAGE_SMALL_BYTES)
@@ -263,20 +261,26 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
 {
     gio_operation *operation = request->operation;
     gio_piece *piece = &request->piece;
-    uint64_t head = operation->offset + piece->begin - piece->file_offset; /* of a read that was rounded out */
-    uint64_t moved = request->reached > head ? gio_min(request->reached - head, piece->end - piece->begin) : 0;
+    uint64_t moved =
+        request->reached > piece->head ? gio_min(request->reached - piece->head, piece->end - piece->begin) : 0;
 
     if (request->stage) {
         if (operation->direction == GIO_READ && moved != 0) {
             queue->backend->submit(queue);   /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request still counts as in flight, so nothing can go away */
-            gio_copy_to_segments(operation, request->cursor, (char *)request->stage + head, moved);
+            gio_copy_to_segments(operation, request->cursor, (char *)request->stage + piece->head, moved);
             gio_mutex_lock(&queue->mutex);
         }
         give_stage(queue, stage_kind(piece), request->stage);
         request->stage = NULL;
     }
-    if (code || moved < piece->end - piece->begin)
+    if (operation->direction == GIO_WRITE && moved != 0) {
+        operation->file->written_end = gio_max(operation->file->written_end, piece->file_offset + moved);
+        operation->file->valid_end = gio_max(operation->file->valid_end, piece->file_offset + moved);
+    }
+    if (code == 0 && moved < piece->end - piece->begin && operation->offsets)
+        operation->intact = gio_min(operation->intact, piece->begin + moved); /* the other places are none beyond it */
+    else if (code || moved < piece->end - piece->begin)
         break_off(queue, operation, code, piece->begin + moved);
     count_request(queue, request, -1);
     request->operation = NULL;
@@ -414,13 +418,15 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     gio_file *file = operation->file;
     gio_cursor after;
 
-    if (operation->segment_count > 1 && request->many == NULL &&
+    int several = operation->segment_count > 1 && operation->offsets == NULL;
+
+    if (several && request->many == NULL &&
         (request->many = malloc((size_t)queue->system.max_segments * sizeof *request->many)) == NULL) {
         break_off(queue, operation, gio_code_no_memory(), operation->planned);
         finish_if_done(queue, operation);
         return 1;
     }
-    request->segments = operation->segment_count > 1 ? request->many : &request->single;
+    request->segments = several ? request->many : &request->single;
     gio_plan_next(operation, &file->limits, request->segments, &request->piece, &after);
     gio_piece *piece = &request->piece;
     if (piece->code == 0 && piece->route == GIO_STAGED)
@@ -497,7 +503,7 @@ static int start_backlog(gio_queue *queue)
     return any;
 }
 
-void gio_queue_advance(gio_queue *queue)
+void gio_queue_prepare(gio_queue *queue)
 {
     if (queue->closed)
         return;
@@ -509,13 +515,53 @@ void gio_queue_advance(gio_queue *queue)
         if (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
             unshelve(queue);
     } while (settle_returned(queue) | start_backlog(queue));
-    queue->backend->submit(queue);
+}
+
+void gio_queue_advance(gio_queue *queue)
+{
+    gio_queue_prepare(queue);
+    if (!queue->closed)
+        queue->backend->submit(queue);
+}
+
+/* ---- locks --------------------------------------------------------------------------------------------- */
+
+static int32_t check_range(gio_operation *operation, uint64_t offset, uint64_t length)
+{
+    gio_file *file = operation->file;
+
+    if (gio_locks_bind_handle && file->handle != file->buffered_handle && gio_locks_touch(file, offset, length))
+        operation->through_cache = 1;
+    return gio_locks_check(file, operation->direction, offset, length, !gio_locks_bind_handle);
+}
+
+/* 0, or why the operation may not be. Of a batch first all that lies between its places: to ask about each of them costs a
+ * system call each, and there hardly ever is a lock. */
+static int32_t check_locks(gio_operation *operation)
+{
+    uint64_t first = UINT64_MAX, last = 0;
+
+    if (operation->offsets == NULL)
+        return check_range(operation, operation->offset, operation->length);
+    for (uint64_t i = 0; i < operation->segment_count; i++) {
+        first = gio_min(first, operation->offsets[i]);
+        last = gio_max(last, operation->offsets[i] + operation->segments[i].length);
+    }
+    if (operation->length == 0 || check_range(operation, first, last - first) == 0)
+        return 0;
+    operation->through_cache = 0;
+    for (uint64_t i = 0; i < operation->segment_count; i++) {
+        int32_t code = check_range(operation, operation->offsets[i], operation->segments[i].length);
+        if (code)
+            return code;
+    }
+    return 0;
 }
 
 /* ---- from outside -------------------------------------------------------------------------------------- */
 
-static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
-                      uint64_t length, uint64_t offset, int32_t staging, uint64_t key)
+static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
+                      uint64_t count, uint64_t length, uint64_t offset, int32_t staging, uint64_t key)
 {
     gio_queue *queue = file->queue;
     int32_t code = gio_queue_usable(queue);
@@ -549,6 +595,7 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
         operation->only = *segments;
         operation->segments = &operation->only;
     }
+    operation->offsets = offsets;
     operation->offset = offset;
     operation->length = operation->intact = length;
     operation->state = GIO_WAITING;
@@ -558,9 +605,7 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     queue->stats.operations++;
 
     uint64_t ticket = operation->ticket;
-    code = gio_locks_check(file, direction, offset, length, !gio_locks_bind_handle);
-    operation->through_cache = gio_locks_bind_handle && file->handle != file->buffered_handle &&
-                               gio_locks_touch(file, offset, length);
+    code = check_locks(operation);
     if (code)
         break_off(queue, operation, code, 0);
     if (length == 0) /* touches nothing */
@@ -581,14 +626,27 @@ int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segment
             return -(int64_t)gio_code_invalid();
         length += segments[i].length;
     }
-    return submit(file, direction, segments, count, length, offset, staging, key);
+    return submit(file, direction, segments, NULL, count, length, offset, staging, key);
+}
+
+int64_t gio_submit_batch(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
+                         uint64_t count, uint64_t key)
+{
+    uint64_t length = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        if (segments[i].length > (uint64_t)INT64_MAX - length ||
+            offsets[i] > (uint64_t)INT64_MAX - segments[i].length)
+            return -(int64_t)gio_code_invalid();
+        length += segments[i].length;
+    }
+    return submit(file, direction, segments, offsets, count, length, 0, GIO_STAGE_RAGGED, key);
 }
 
 int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
                        uint64_t key)
 {
     gio_segment segment = {(uint64_t)(uintptr_t)address, nbytes};
-    return submit(file, direction, &segment, 1, nbytes, offset, GIO_STAGE_RAGGED, key);
+    return submit(file, direction, &segment, NULL, 1, nbytes, offset, GIO_STAGE_RAGGED, key);
 }
 
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)

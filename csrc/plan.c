@@ -130,9 +130,35 @@ static uint64_t plan_staged(const gio_operation *operation, const gio_limits *li
     return staged;
 }
 
+/* Of a batch the segment that is next, as an operation of its own. */
+static void plan_in_batch(const gio_operation *operation, const gio_limits *limits, gio_segment *segments,
+                          gio_piece *piece, gio_cursor *after)
+{
+    gio_operation part = *operation;
+    gio_cursor cursor = operation->cursor;
+
+    while (operation->segments[cursor.index].length == 0)
+        cursor.index++;
+    part.segments = &operation->segments[cursor.index];
+    part.segment_count = 1;
+    part.offset = operation->offsets[cursor.index];
+    part.offsets = NULL;
+    part.length = part.segments->length;
+    part.planned = part.cursor.within = cursor.within;
+    part.cursor.index = 0;
+    gio_plan_next(&part, limits, segments, piece, after);
+    piece->end += operation->planned - piece->begin;
+    piece->begin = operation->planned;
+    after->index += cursor.index;
+}
+
 void gio_plan_next(const gio_operation *operation, const gio_limits *limits, gio_segment *segments,
                    gio_piece *piece, gio_cursor *after)
 {
+    if (operation->offsets) {
+        plan_in_batch(operation, limits, segments, piece, after);
+        return;
+    }
     uint64_t position = operation->offset + operation->planned;
     uint64_t end = operation->offset + operation->length;
     uint64_t first, last, moved = 0, count = 1;
@@ -161,6 +187,7 @@ void gio_plan_next(const gio_operation *operation, const gio_limits *limits, gio
         piece->file_length = gio_round_up(position + moved, limits->offset_alignment) - piece->file_offset;
         count = 1;
     }
+    piece->head = position - piece->file_offset;
     piece->end = piece->begin + moved;
     piece->segment_count = count;
     *after = cursor;

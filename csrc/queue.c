@@ -159,9 +159,7 @@ static int32_t lead(gio_queue *queue, int64_t timeout_ns)
 {
     queue->led = 1;
     queue->stats.sleeps++;
-    gio_mutex_unlock(&queue->mutex);
     int32_t code = queue->backend->sleep(queue, timeout_ns);
-    gio_mutex_lock(&queue->mutex);
     queue->led = 0;
     return code;
 }
@@ -201,7 +199,7 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
 
     queue->inside++;
     for (;;) {
-        gio_queue_advance(queue);
+        gio_queue_prepare(queue);
         if (ready(queue, argument)) {
             code = 0;
             break;
@@ -216,6 +214,7 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
             break;
         }
         if (queue->backend->sleep == NULL || queue->led || queue->requests_started == 0) {
+            queue->backend->submit(queue);
             queue->followers++;
             gio_condition_wait(&queue->changed, &queue->mutex, deadline_ns);
             queue->followers--;
@@ -225,6 +224,8 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
                 code = 0;
         }
     }
+    if (!queue->closed)
+        queue->backend->submit(queue);
     queue->inside--;
     gio_queue_call_attention(queue); /* the lead is vacant */
     return code;
@@ -267,17 +268,6 @@ static int any_over(gio_queue *queue, void *list_)
         if (operation_over(queue, (void *)&list->tickets[list->index]))
             return 1;
     return 0;
-}
-
-int32_t gio_queue_wait(gio_queue *queue, int64_t timeout_ns)
-{
-    int32_t code = gio_queue_usable(queue);
-    if (code)
-        return code;
-    gio_mutex_lock(&queue->mutex);
-    code = wait_until(queue, any_finished, NULL, timeout_ns);
-    gio_mutex_unlock(&queue->mutex);
-    return code;
 }
 
 int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns, gio_outcome *outcome)
@@ -324,8 +314,8 @@ int32_t gio_file_drain(gio_file *file, int64_t timeout_ns)
     return code;
 }
 
-int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *outcomes, uint32_t max,
-                          uint32_t *count)
+int32_t gio_queue_collect(gio_queue *queue, int64_t timeout_ns, gio_event *listener, gio_outcome *outcomes,
+                          uint32_t max, uint32_t *count)
 {
     int32_t code = gio_queue_usable(queue);
     *count = 0;
@@ -333,7 +323,10 @@ int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *ou
         return code;
     gio_mutex_lock(&queue->mutex);
     queue->quiet = listener;
-    gio_queue_advance(queue);
+    if (timeout_ns != 0)
+        code = wait_until(queue, any_finished, NULL, timeout_ns);
+    else
+        gio_queue_advance(queue);
     queue->quiet = NULL;
     gio_operation *at = queue->finished.first;
     for (; at && *count < max; at = at->next)
@@ -342,7 +335,7 @@ int32_t gio_queue_collect(gio_queue *queue, gio_event *listener, gio_outcome *ou
         gio_event_set(listener); /* there was no room for this one */
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
-    return 0;
+    return *count ? 0 : code;
 }
 
 int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count)
@@ -356,6 +349,36 @@ int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_
         if (operation && operation->state == GIO_FINISHED) /* else another thread was told, too, and was faster */
             gio_operation_release(queue, operation);
     }
+    gio_mutex_unlock(&queue->mutex);
+    return 0;
+}
+
+/* ---- registered memory --------------------------------------------------------------------------------- */
+
+int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    if (queue->closing)
+        code = GIO_E_CLOSED;
+    else if (queue->backend->add_memory == NULL)
+        code = GIO_E_UNREGISTRABLE;
+    else
+        code = queue->backend->add_memory(queue, address, nbytes);
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
+int32_t gio_queue_unregister(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    if (!queue->closed && queue->backend->remove_memory) /* with the backend it has gone anyway */
+        queue->backend->remove_memory(queue, address, nbytes);
     gio_mutex_unlock(&queue->mutex);
     return 0;
 }

@@ -63,6 +63,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+# --- settings ---
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_stored_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `gatherio tune` has stored on this machine is not for the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("config")
+        patch.setenv("LOCALAPPDATA" if ON_WINDOWS else "XDG_CONFIG_HOME", str(home))
+        yield
+
+
 # --- folders ---
 
 

@@ -70,7 +70,7 @@ def test_no_arguments_show_the_help() -> None:
     assert output() == output("--help")
 
 
-@pytest.mark.parametrize("command", [[], ["info"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["info"], ["demo"], ["bench"], ["tune"]])
 def test_help_fits_a_terminal(command: list[str]) -> None:
     text = output(*command, "--help", env={**os.environ, "COLUMNS": "80"})
     assert "examples:" in text

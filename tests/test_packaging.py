@@ -115,14 +115,25 @@ def test_the_wheel_imports(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
 # A module may import from its own row and from the rows above it, never in a circle. A new module gets its
 # place here first.
 LAYERS = [
-    {"_version", "errors", "_native", "_progress"},
-    {"pages", "segments"},
-    {"asyncio_bridge", "file", "locks", "operation", "queue"},
+    {"_version", "errors", "_native", "_progress", "_device"},
+    {"pages", "segments", "tuning"},
+    {"asyncio_bridge", "file", "locks", "operation", "queue", "registration"},
     {"info", "npy", "sections"},
     {"records"},
     {"mapping"},
     {"__init__"},
-    {"_measure", "_report", "_demo_phases", "demo", "_demo_report", "__main__"},
+    {"_measure", "_report", "_demo_phases", "demo", "_demo_report"},
+    {"bench.__init__", "bench.runs", "bench.machine", "bench.room"},
+    {"bench.bare_loop", "bench.fio", "bench.groups", "bench.numpy_ways", "bench.peers"},
+    {"bench.bed"},
+    {
+        *("bench.sequential", "bench.arrays", "bench.separate", "bench.small"),
+        *("bench.others", "bench.kinds", "bench.mappings", "bench.memory", "bench.maps"),
+    },
+    {"bench.document", "bench.runner"},
+    {"bench.tables", "bench.headline", "bench.pictures", "bench.report"},
+    {"bench.tuner", "bench.tune_command", "bench.command"},
+    {"__main__"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
@@ -139,28 +150,39 @@ def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
             yield from runtime_nodes(node)
 
 
-def imports_of(source: str) -> set[str]:
+def imports_of(source: str, package: str = "gatherio") -> set[str]:
     """The names of the package's modules that a module of it imports, at its top or inside a function."""
     found: set[str] = set()
     for node in runtime_nodes(ast.parse(source)):
         if isinstance(node, ast.Import):
             dotted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = "gatherio" if node.level else ""
+            start = package.rsplit(".", node.level - 1)[0] if node.level else ""
             base = ".".join(filter(None, (start, node.module)))
             dotted = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in dotted:
-            package, *rest = name.split(".")
-            if package == "gatherio":
-                known = rest and (rest[0] in LAYER_OF or rest[0] == "_gatherio")
-                found.add(rest[0] if known else "__init__")
+        found.update(module_named(name) for name in dotted if name.split(".")[0] == "gatherio")
     return found
 
 
+def module_named(dotted: str) -> str:
+    """The module that a dotted name is, or that the name is taken from."""
+    rest = dotted.split(".")[1:]
+    for length in (2, 1):
+        name = ".".join(rest[:length])
+        if name in LAYER_OF or name == "_gatherio":
+            return name
+    return "__init__"
+
+
 def package_imports() -> dict[str, set[str]]:
-    return {path.stem: imports_of(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        package = ".".join(("gatherio", *parts[:-1]))
+        found[".".join(parts)] = imports_of(path.read_text(encoding="utf-8"), package)
+    return found
 
 
 def test_the_import_reader_sees_every_form() -> None:
@@ -176,6 +198,8 @@ def late():
     from gatherio._gatherio import lib
 """
     assert imports_of(source) == {"pages", "segments", "__init__", "file", "queue", "_gatherio"}
+    below = "from ..file import open; from .. import _measure; from . import bed; from .runs import Run"
+    assert imports_of(below, "gatherio.bench") == {"file", "_measure", "bench.bed", "bench.runs"}
 
 
 def test_every_module_has_its_place() -> None:

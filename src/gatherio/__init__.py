@@ -22,6 +22,7 @@ from .npy import load, save
 from .operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operation, as_completed, wait
 from .pages import Pool, asaligned, empty, empty_like, full, is_aligned, prefault, zeros
 from .queue import CompletionQueue
+from .registration import Registration
 from .segments import Segments
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Operation",
     "Pool",
     "PoolError",
+    "Registration",
     "Segments",
     "TimeoutError",
     "__version__",

@@ -1,10 +1,9 @@
-"""The command line: ``gatherio info`` and ``gatherio demo``; ``python -m gatherio`` is the same."""
+"""The command line: ``gatherio info``, ``demo``, ``bench`` and ``tune``; ``python -m gatherio`` is the same."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import io
 import json
 import os
 import re
@@ -18,7 +17,9 @@ from typing import Any, Final
 
 from . import __version__
 from ._demo_report import as_dict, closing, opening
-from ._report import fields, paragraph, progress, size_text
+from ._report import fields, paragraph, progress, say, size_text
+from .bench import command as bench
+from .bench import tune_command as tune
 from .demo import DemoError, Facts, run
 from .info import info
 from .queue import BACKENDS
@@ -34,6 +35,8 @@ examples:
   gatherio info              what this machine offers
   {f"gatherio info {_DATA}":<25}  and what the file system of {_DATA} offers
   {f"gatherio demo {_DATA}":<25}  the main job in {_DATA}, measured beside numpy
+  {f"gatherio tune {_DATA}":<25}  settings that suit it, used from then on
+  gatherio bench --quick     what this disk gives, beside fio and numpy
   gatherio COMMAND --help    all about a command
 """
 
@@ -149,6 +152,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_info(commands)
     _add_demo(commands)
+    _add_bench(commands)
+    _add_tune(commands)
     return top
 
 
@@ -189,6 +194,30 @@ def _add_demo(commands: Any) -> None:
     command.set_defaults(run=_run_demo)
 
 
+def _add_bench(commands: Any) -> None:
+    command = commands.add_parser(
+        "bench",
+        help="the study: this disk at every size and depth, beside fio, numpy and others",
+        description=bench.TEXT,
+        epilog=bench.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_options(command, size)
+    command.set_defaults(run=bench.run_bench)
+
+
+def _add_tune(commands: Any) -> None:
+    command = commands.add_parser(
+        "tune",
+        help="measure a device for a minute, and store the settings that suit it",
+        description=tune.TEXT,
+        epilog=tune.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tune.add_options(command, size)
+    command.set_defaults(run=tune.run_tune)
+
+
 # --- info ---
 
 
@@ -200,7 +229,7 @@ def _run_info(arguments: argparse.Namespace) -> int:
         found = info(path)
     except (OSError, ValueError) as error:
         return _refuse("info", _in_words(error))
-    _print(json.dumps(found, indent=2) if arguments.json else _info_text(found))
+    say(json.dumps(found, indent=2) if arguments.json else _info_text(found))
     return OK
 
 
@@ -227,6 +256,7 @@ def _info_text(found: dict[str, Any]) -> str:
             ]
         ),
         "Backends\n" + fields(_backend_rows(found)) + "\n" + paragraph(f"Default: {found['reason']}", "  "),
+        "Tuning\n" + fields([("file", _tuning_text(found["tuning"]))]),
     ]
     if "path" in found:
         parts.append(_path_text(found["path"]))
@@ -241,12 +271,22 @@ def _backend_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _tuning_text(tuning: dict[str, Any]) -> str:
+    if tuning["problem"]:
+        return str(tuning["problem"])
+    state = "not there: the defaults are used"
+    if tuning["exists"]:
+        state = f"settings for {tuning['devices']} device{'' if tuning['devices'] == 1 else 's'}"
+    return f"{tuning['file']} ({state})"
+
+
 def _path_text(path: dict[str, Any]) -> str:
     rows = [
         ("file system", path["file_system"]),
         ("free", "unknown" if path["free_bytes"] is None else size_text(path["free_bytes"])),
         ("transfers", "direct" if path["direct"] else "buffered"),
         ("reason", path["reason"]),
+        ("tuning", path["tuning"]["reason"] if path["tuning"] else "none is stored; gatherio tune measures the device"),
         ("alignment", f"offsets {path['offset_alignment']} bytes, memory {path['memory_alignment']} bytes"),
     ]
     return f"{path['path']}\n{fields(rows)}"
@@ -262,7 +302,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         nonlocal began
         began = True
         if not arguments.json:
-            _print(opening(facts) + "\n")
+            say(opening(facts) + "\n")
 
     try:
         with progress() as step:
@@ -282,7 +322,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _refuse("demo", _in_words(error), FAILED if began and not no_room else UNUSABLE)
-    _print(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
+    say(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
     for check in result.checks:
         if not check.ok:
             _refuse("demo", f"{check.what}: {check.difference}")
@@ -326,18 +366,6 @@ def signals_raise() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _print(text: str) -> None:
-    """Print and flush. Raises BrokenPipeError if whoever reads our output has left, on every system."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        if sys.platform == "win32" and error.errno == errno.EINVAL:  # so Windows' C library has it
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
-        raise
 
 
 def _in_words(error: OSError | ValueError) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import secrets
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from .file import open as gatherio_open
 from .pages import PAGE_SIZE
 
 GIB = 1 << 30
+#: On Windows a file cannot go while somebody looks at it, and virus scanners and indexers look at all that is new.
+REMOVALS_MAX = 20
 Number = TypeVar("Number", int, float)
 
 
@@ -250,3 +254,32 @@ def total_memory() -> int | None:
 def free_space(folder: Path) -> int:
     """Bytes that a plain user can still write in this folder's file system."""
     return shutil.disk_usage(folder).free
+
+
+# --- a folder to work in ---
+
+
+@contextmanager
+def work_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder in `parent`, removed at the end with all that is in it, whatever the end is."""
+    folder = parent / f"{name}-{secrets.token_hex(6)}"
+    try:  # before it is made: a signal may come at any moment
+        folder.mkdir(mode=0o700)
+        yield folder
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # a file that one of them holds open stays on Windows
+        raise
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        for _ in range(REMOVALS_MAX):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+    except BaseException:  # Ctrl-C once more
+        _remove(folder)
+        raise

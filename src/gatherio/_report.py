@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import sys
@@ -94,6 +96,18 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> lis
             break
         chosen.remove(goes)
     return chosen
+
+
+def say(text: str) -> None:
+    """Print and flush. Raises BrokenPipeError if whoever reads our output has left, on every system."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if sys.platform == "win32" and error.errno == errno.EINVAL:  # so Windows' C library has it
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
+        raise
 
 
 # --- progress ---

@@ -9,12 +9,8 @@ whatever changes on the machine meets all of them. Each step measures one transf
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,8 +42,6 @@ PROBE_BYTES: Final = 32 * MIB
 CPU_SECONDS_PER_GIB: Final = 4.0
 #: Once, per GiB: making the arrays, and reading back plainly what was written.
 SETUP_SECONDS_PER_GIB: Final = 8.0
-#: On Windows a file cannot go while somebody looks at it, and virus scanners and indexers look at all that is new.
-REMOVALS_MAX: Final = 20
 #: Two files at most, and room for whoever else writes there.
 DISK_FACTOR: Final = 2.25
 #: Four arrays at most, and what numpy copies aside.
@@ -151,32 +145,6 @@ def _round_seconds_per_byte(folder: Path, queue: CompletionQueue) -> float:
 # --- the folder ---
 
 
-@contextmanager
-def _work_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end with all that is in it, whatever the end is."""
-    folder = parent / f"gatherio-demo-{secrets.token_hex(6)}"
-    try:  # before it is made: a signal may come at any moment
-        folder.mkdir(mode=0o700)
-        yield folder
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # a file that one of them holds open stays on Windows
-        raise
-    finally:
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    try:
-        for _ in range(REMOVALS_MAX):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.1)
-    except BaseException:  # Ctrl-C once more
-        _remove(folder)
-        raise
-
-
 def _opened(folder: Path, queue: CompletionQueue) -> tuple[bool, str]:
     """Whether files here are direct, and why."""
     path = folder / "asked.bin"
@@ -250,7 +218,7 @@ def run(
         A transfer failed.
     """
     parent = Path(directory)
-    with CompletionQueue(backend=backend) as queue, _work_folder(_usable(parent)) as folder:
+    with CompletionQueue(backend=backend) as queue, _measure.work_folder(_usable(parent), "gatherio-demo") as folder:
         system = info(parent)
         if size is not None:
             _check_room(parent, size, system)

@@ -8,10 +8,11 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib, long_path
@@ -20,7 +21,8 @@ from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
 from .pages import PAGE_SIZE
 from .queue import CompletionQueue, default_queue
-from .segments import Segments, checked, checked_targets
+from .segments import Segments, checked, checked_offsets, checked_targets
+from .tuning import Tuning, settings_for
 
 __all__ = ["File", "open"]
 
@@ -38,6 +40,7 @@ _MODES: Final[dict[str, tuple[int, int]]] = {
     "x+": (_READ | _WRITE, lib.GIO_OPEN_NEW),
 }
 _STAGING: Final = {False: lib.GIO_STAGE_NOTHING, None: lib.GIO_STAGE_RAGGED, True: lib.GIO_STAGE_ALL}
+_REGISTER_BYTES: Final = 1 << 20  # below, to register memory for one transfer costs more than it saves
 _OFFSET_MAX: Final = 2**63 - 1
 
 
@@ -71,6 +74,7 @@ class File:
         queue: CompletionQueue,
         preallocate: int | None = None,
         honor_locks: bool = True,
+        tuning: Tuning | None = None,
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"mode is one of {', '.join(_MODES)}, not {mode!r}; files are always binary")
@@ -106,7 +110,9 @@ class File:
         self.alignment = int(facts.offset_alignment) or PAGE_SIZE
         self.memory_alignment = int(facts.memory_alignment) or PAGE_SIZE
         self.file_system = ffi.string(facts.file_system_name).decode() or int(facts.file_system)
-        self.reason = f"{_why_direct(facts)}; {queue.reason}"
+        self.reason = "; ".join([_why_direct(facts), queue.reason, *([tuning.reason] if tuning else [])])
+        self._stage_below = tuning.stage_below if tuning else 0
+        self._registers = bool(tuning and tuning.registered)
 
     # -- transfers ------------------------------------------------------------------------------------------
 
@@ -122,8 +128,9 @@ class File:
         copy : bool or None
             False: nothing is copied. Every array starts on a page and is whole pages, but the last, which is a
             multiple of `alignment`; so is `offset`. None: what is not aligned so is copied through page-aligned
-            buffers, and the rest is not. True: everything is copied, 2 MiB at a time, which on some disks is the
-            faster way for many separate pages, and costs CPU time.
+            buffers, and the rest is not, unless settings stored for the device say that separate pages are to be
+            (`tuning`, which `reason` tells). True: everything is copied, 2 MiB at a time, which on some disks is
+            the faster way for many separate pages, and costs CPU time.
 
         Returns
         -------
@@ -184,6 +191,58 @@ class File:
         """Read into one array, of any size, from any offset. See `write_at` and `read_scatter`."""
         return self._one(False, array, offset)
 
+    def write_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+        """Write many arrays, each to its own place in the file, as one operation.
+
+        As `read_many` otherwise. Places that overlap end up mixed.
+        """
+        return self._batch(True, arrays, offsets)
+
+    def read_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+        """Read into many arrays, each from its own place in the file, as one operation.
+
+        Thousands of small random transfers so cost Python the time of one: they are submitted together, carried out in
+        any order as many at a time as the queue has requests, and there is one result for all.
+
+        Parameters
+        ----------
+        arrays : ndarray, iterable of ndarray, or Segments
+            C-contiguous, of any sizes. Of a single array its rows, along the first axis.
+        offsets : array_like of int, 1-d
+            Bytes from the start of the file, one for each array; of any alignment.
+
+        Returns
+        -------
+        Operation
+            Its result is the number of bytes. If some of the places reach beyond the end of the file, it is the bytes
+            of the arrays in front of the first such one and what that one has; the others are read all the same.
+
+        Raises
+        ------
+        ValueError
+            Not as many offsets as arrays, an offset out of range, or a place in memory given twice.
+        """
+        return self._batch(False, arrays, offsets)
+
+    def _batch(self, writes: bool, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+        if isinstance(arrays, np.ndarray):
+            segments = Segments.rows(arrays, np.arange(arrays.shape[0] if arrays.ndim else 0))
+        else:
+            segments = arrays if isinstance(arrays, Segments) else Segments(arrays)
+        places = checked_offsets(offsets, len(segments))
+        self._checked_range(writes, int(places.max(initial=0)), segments.longest)
+        if not writes:
+            segments.check_targets()
+        queue = self._queue
+        key = next(queue._keys)
+        where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
+        operation = Operation(self, queue, key, writes, where, segments.nbytes, (segments, places))
+        queue._inflight[key] = operation
+        ticket = lib.gio_submit_batch(
+            self._native, writes, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
+        )
+        return self._submitted(operation, ticket)
+
     def _one(self, writes: bool, array: Array, offset: int) -> Operation:
         checked(array)
         nbytes = array.nbytes
@@ -192,7 +251,8 @@ class File:
             checked_targets(array.flags.writeable)
         queue = self._queue
         key = next(queue._keys)
-        operation = Operation(self, queue, key, writes, offset, nbytes, array)
+        pinned = queue._try_to_register(array) if self._registers and nbytes >= _REGISTER_BYTES else None
+        operation = Operation(self, queue, key, writes, offset, nbytes, array if pinned is None else (array, pinned))
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
         ticket = lib.gio_submit_one(self._native, writes, ffi.from_buffer(array), nbytes, offset, key)
         return self._submitted(operation, ticket)
@@ -209,11 +269,16 @@ class File:
                     "copy=None copies just what must be; write_at and read_at take any offset"
                 )
             segments.check_in_place(self.alignment)
+        elif copy is None and segments.nbytes < self._stage_below * len(segments):
+            copy = True
         if not writes:
             segments.check_targets()
         queue = self._queue
         key = next(queue._keys)
-        operation = Operation(self, queue, key, writes, offset, segments.nbytes, segments)
+        pinned = None
+        if self._registers and segments.base is not None and segments.nbytes >= _REGISTER_BYTES and not copy:
+            pinned = queue._try_to_register(segments.base)
+        operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)
@@ -518,6 +583,7 @@ def open(
     preallocate: int | None = None,
     queue: CompletionQueue | None = None,
     honor_locks: bool = True,
+    tuning: Mapping[str, Any] | Literal[False] | None = None,
 ) -> File:
     """Open a file for gathering and scattering numpy arrays.
 
@@ -541,6 +607,11 @@ def open(
         Whether operations, `truncate` and mode "w" ask for locks of others (`File.lock`) first, and fail with
         LockedError. That costs some 0.4 us on a local file system, and a network round trip on some others. On
         Windows the system asks, always.
+    tuning : dict or False, optional
+        None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
+        ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered``, and
+        ``stage_below``: with ``copy=None``, pages in segments shorter than this on average are staged. False: none.
+        `File.reason` tells what is used and where it comes from.
 
     Returns
     -------
@@ -559,7 +630,12 @@ def open(
         raise ValueError("the completion queue is closed")
     if preallocate is not None and operator.index(preallocate) < 0:
         raise ValueError(f"preallocate is a number of bytes, not {preallocate}")
-    file = File(path, mode, direct, durable, queue or default_queue(), preallocate, honor_locks)
+    settings = settings_for(path, tuning)
+    if queue is not None and settings is not None:
+        settings = settings.beside_a_queue()
+    if queue is None:
+        queue = default_queue(settings.depth, settings.request_size) if settings else default_queue()
+    file = File(path, mode, direct, durable, queue, preallocate, honor_locks, settings)
     if preallocate is not None:
         try:
             file.preallocate(preallocate)

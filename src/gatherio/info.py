@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from . import tuning
 from ._version import __version__
 from .file import File
 from .pages import FACTS
@@ -53,7 +54,18 @@ def _describe(file: File, path: str) -> dict[str, Any]:
         "offset_alignment": file.alignment,
         "memory_alignment": file.memory_alignment,
         "free_bytes": shutil.disk_usage(path).free,
+        "tuning": _tuning_of(path),
     }
+
+
+def _tuning_of(path: str) -> dict[str, Any] | None:
+    """What `open` uses for files there, and where that comes from."""
+    settings = tuning.stored_for(path)
+    if settings is None:
+        return None
+    entry = tuning.entry_for(path) or {}
+    known = {name: entry.get(name) for name in ("aim", "when", "gatherio")}
+    return {**tuning.as_dict(settings), **known, "file": settings.source, "reason": settings.reason}
 
 
 def _about(path: str) -> dict[str, Any]:
@@ -92,8 +104,10 @@ def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     dict
         ``version``, ``system``, ``python``; sizes in bytes: ``page_size``, ``allocation_granularity``,
         ``huge_page_size``, ``max_request_bytes``, and ``max_segments`` per request; ``backends``, a dict per backend
-        with ``available`` and ``reason``; ``backend`` and ``reason``, the default's; with `path` also ``path``, a
-        dict: ``file_system``, ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
+        with ``available`` and ``reason``; ``backend`` and ``reason``, the default's; ``tuning``, a dict: the ``file``
+        with settings stored by ``gatherio tune``, whether it ``exists``, how many ``devices`` it knows, and what
+        ``problem`` it has; with `path` also ``path``, a dict: ``tuning``, the settings that `open` uses there, or None;
+        ``file_system``, ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
     """
     queue = default_queue()
     found: dict[str, Any] = {
@@ -104,6 +118,7 @@ def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         "backends": _backends(),
         "backend": queue.backend,
         "reason": queue.reason,
+        "tuning": tuning.about(),
     }
     if path is not None:
         found["path"] = _about(os.fspath(path))

@@ -71,7 +71,7 @@ class Operation:
         queue: CompletionQueue,
         key: int,
         writes: bool,
-        offset: int,
+        offset: int | str,
         length: int,
         buffers: object,
     ) -> None:

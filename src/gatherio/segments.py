@@ -38,6 +38,18 @@ def checked_targets(writeable: bool) -> None:
         raise ValueError("cannot read into a read-only array; make it writeable or read into a copy")
 
 
+def checked_offsets(offsets: npt.ArrayLike, count: int) -> npt.NDArray[np.uint64]:
+    """The places in a file of `count` arrays, or an exception that says what is wrong with them."""
+    places = np.asarray(offsets)
+    if places.ndim != 1 or (places.dtype.kind not in "iu" and places.size):
+        raise TypeError(f"offsets are a 1-d array of integers, not {places.ndim}-d of {places.dtype}")
+    if len(places) != count:
+        raise ValueError(f"{count} arrays and {len(places)} offsets: there has to be one for each")
+    if places.size and int(places.min()) < 0:
+        raise ValueError(f"offset {int(places.min())} is out of range: files begin at 0")
+    return np.array(places, np.uint64)  # a copy: the caller may change theirs
+
+
 class Segments:
     """The places in memory that a gather takes a file's bytes from, or that a scatter puts them in.
 
@@ -52,6 +64,8 @@ class Segments:
     ----------
     nbytes : int
         The sum of the arrays' bytes.
+    base : ndarray or None
+        The array that all of them lie in, where there is one.
 
     Raises
     ------
@@ -61,7 +75,7 @@ class Segments:
         Not an array, or one of Python objects.
     """
 
-    __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "nbytes")
+    __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "base", "nbytes")
 
     def __init__(self, arrays: Iterable[Array]) -> None:
         if isinstance(arrays, np.ndarray):
@@ -76,6 +90,7 @@ class Segments:
     def _set(self, table: Array, owners: list[Array], writeable: bool) -> None:
         self._table = table
         self._owners = owners
+        self.base: Array | None = owners[0] if len(owners) == 1 else None
         self._writeable = writeable
         self._distinct: bool | None = None
         self._native: Any = ffi.from_buffer("gio_segment[]", table)
@@ -119,11 +134,17 @@ class Segments:
         table[:, 1] = stride
         segments = cls.__new__(cls)
         segments._set(table, [array], array.flags.writeable)
+        segments.base = array
         if index.size:  # rows do not overlap: no index twice is all that a scatter needs
             seen = np.zeros(count, np.bool_)
             seen[index] = True
             segments._distinct = bool(stride == 0 or np.count_nonzero(seen) == index.size)
         return segments
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest segment."""
+        return int(self._table[:, 1].max(initial=0))
 
     def __len__(self) -> int:
         return len(self._table)

@@ -187,6 +187,15 @@ static inline void check_moves(gio_queue *queue, uint64_t ticket, uint64_t nbyte
     check_equal((int64_t)outcome.in_place, (int64_t)nbytes, "in_place", "all", file, line);
 }
 
+/* Waits until there is an outcome, and leaves it where it is. */
+static inline int32_t queue_wait(gio_queue *queue, int64_t timeout_ns)
+{
+    gio_outcome outcome;
+    uint32_t count;
+    int32_t code = gio_queue_collect(queue, timeout_ns, NULL, &outcome, 1, &count);
+    return code == 0 && count == 0 ? GIO_E_TIMEOUT : code;
+}
+
 static inline gio_queue_stats stats_of(gio_queue *queue)
 {
     gio_queue_stats stats;

@@ -462,18 +462,18 @@ static void test_outcomes(void)
     uint64_t tickets[COUNT];
     uint32_t count, seen = 0;
 
-    CHECK_EQUAL(gio_queue_collect(bench.queue, NULL, told, COUNT, &count), 0);
+    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, told, COUNT, &count), 0);
     CHECK_EQUAL(count, 0);
-    CHECK_EQUAL(gio_queue_wait(bench.queue, 0), GIO_E_TIMEOUT);
+    CHECK_EQUAL(queue_wait(bench.queue, 0), GIO_E_TIMEOUT);
     data_fill(memory.at, COUNT * 4096, 1, 0);
     for (uint64_t i = 0; i < COUNT; i++)
         tickets[i] = CHECK_TICKET(
             gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, 1000 + i));
-    CHECK_EQUAL(gio_queue_wait(bench.queue, LONG_NS), 0);
+    CHECK_EQUAL(queue_wait(bench.queue, LONG_NS), 0);
     CHECK_EQUAL(gio_file_drain(bench.file, LONG_NS), 0);
-    CHECK_EQUAL(gio_queue_wait(bench.queue, 0), 0); /* they are still there to be told */
+    CHECK_EQUAL(queue_wait(bench.queue, 0), 0); /* they are still there to be told */
 
-    CHECK_EQUAL(gio_queue_collect(bench.queue, NULL, told, COUNT + 1, &count), 0);
+    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, told, COUNT + 1, &count), 0);
     CHECK_EQUAL(count, COUNT);
     for (uint32_t i = 0; i < count; i++) {
         CHECK_EQUAL(told[i].code, 0);
@@ -482,14 +482,14 @@ static void test_outcomes(void)
         seen |= 1u << (told[i].key - 1000);
     }
     CHECK_EQUAL(seen, (1u << COUNT) - 1);
-    CHECK_EQUAL(gio_queue_collect(bench.queue, NULL, again, COUNT + 1, &count), 0);
+    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, again, COUNT + 1, &count), 0);
     CHECK_EQUAL(count, COUNT);
     for (uint32_t i = 0; i < count; i++)
         CHECK_EQUAL(again[i].ticket, told[i].ticket); /* told again, in the same order */
 
     CHECK_EQUAL(gio_queue_release(bench.queue, told, 5), 0);
     CHECK_EQUAL(gio_queue_release(bench.queue, told, 5), 0); /* twice does nothing */
-    CHECK_EQUAL(gio_queue_collect(bench.queue, NULL, again, 3, &count), 0);
+    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, again, 3, &count), 0);
     CHECK_EQUAL(count, 3);
     for (uint32_t i = 0; i < count; i++)
         CHECK_EQUAL(again[i].ticket, told[5 + i].ticket);
@@ -499,7 +499,7 @@ static void test_outcomes(void)
     CHECK_EQUAL(outcome.key, told[11].key);
     CHECK_EQUAL(gio_operation_cancel(bench.queue, told[11].ticket), GIO_E_GONE); /* it has finished */
     CHECK_EQUAL(gio_queue_release(bench.queue, &told[5], COUNT - 5), 0);
-    CHECK_EQUAL(gio_queue_wait(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
+    CHECK_EQUAL(queue_wait(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
     CHECK_FILE(bench.path, 1, 0, COUNT * 4096);
     pages_free(memory);
     bench_close(&bench);
@@ -569,7 +569,7 @@ static void test_timeouts(void)
     for (int64_t timeout_ns = 0; timeout_ns <= SHORT_NS; timeout_ns += SHORT_NS) {
         int64_t begin_ns = gio_now_ns();
         CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, timeout_ns, &outcome), GIO_E_TIMEOUT);
-        CHECK_EQUAL(gio_queue_wait(bench.queue, timeout_ns), GIO_E_TIMEOUT);
+        CHECK_EQUAL(queue_wait(bench.queue, timeout_ns), GIO_E_TIMEOUT);
         CHECK_EQUAL(gio_file_drain(bench.file, timeout_ns), GIO_E_TIMEOUT);
         int64_t took_ns = gio_now_ns() - begin_ns;
         CHECK(took_ns >= 3 * timeout_ns && took_ns < LONG_NS);
@@ -953,7 +953,7 @@ static void test_listeners(void)
     CHECK_EQUAL(gio_event_wait(other, LONG_NS), 0);
     gio_event_clear(event);
     gio_event_clear(other);
-    CHECK_EQUAL(gio_queue_collect(bench.queue, event, told, 8, &count), 0);
+    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, event, told, 8, &count), 0);
     CHECK_EQUAL(count, 1);
     CHECK_EQUAL(gio_queue_release(bench.queue, told, count), 0);
     CHECK_EQUAL(gio_event_wait(event, 0), GIO_E_TIMEOUT);
@@ -966,7 +966,7 @@ static void test_listeners(void)
     for (uint32_t left = 3; left != 0; left -= count) {
         CHECK_EQUAL(gio_event_wait(event, LONG_NS), 0);
         gio_event_clear(event);
-        CHECK_EQUAL(gio_queue_collect(bench.queue, event, told, 1, &count), 0);
+        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, event, told, 1, &count), 0);
         CHECK_EQUAL(gio_queue_release(bench.queue, told, count), 0);
     }
 
@@ -1011,7 +1011,7 @@ static void test_attended(void)
         if (!stirs && !(poll_handle >= 0 && platform_is_readable(poll_handle, 0)))
             continue;
         gio_event_clear(event);
-        CHECK_EQUAL(gio_queue_collect(bench.queue, event, &told, 1, &count), 0);
+        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, event, &told, 1, &count), 0);
         CHECK_EQUAL(gio_queue_release(bench.queue, &told, count), 0);
         seen += count;
     }
@@ -1063,15 +1063,15 @@ static void test_close_in_flight(void)
     CHECK_EQUAL(gio_queue_close(bench.queue, 0), 0);
 
     /* Outcomes outlive the closing; nothing else happens any more. */
-    CHECK_EQUAL(gio_queue_wait(bench.queue, 0), 0);
-    CHECK_EQUAL(gio_queue_collect(bench.queue, NULL, &outcome, 1, &count), 0);
+    CHECK_EQUAL(queue_wait(bench.queue, 0), 0);
+    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, &outcome, 1, &count), 0);
     CHECK_EQUAL(count, 1);
     CHECK_EQUAL(outcome.ticket, ticket);
     CHECK_EQUAL(outcome.transferred, 64 * KIB);
     CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, -1, &outcome), 0);
     CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
     CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, -1, &outcome), GIO_E_GONE);
-    CHECK_EQUAL(gio_queue_wait(bench.queue, -1), GIO_E_CLOSED);
+    CHECK_EQUAL(queue_wait(bench.queue, -1), GIO_E_CLOSED);
     CHECK_EQUAL(gio_operation_cancel(bench.queue, ticket), GIO_E_GONE);
     CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), -(int64_t)GIO_E_CLOSED);
     CHECK_EQUAL(gio_queue_poll_handle(bench.queue), -1);
@@ -1095,7 +1095,7 @@ static void test_close_in_flight(void)
 static void *wait_for_any(void *argument)
 {
     helper *helper = argument;
-    CHECK_EQUAL(gio_queue_wait(helper->queue, LONG_NS), GIO_E_CLOSED);
+    CHECK_EQUAL(queue_wait(helper->queue, LONG_NS), GIO_E_CLOSED);
     atomic_store(&helper->done, 1);
     return NULL;
 }
@@ -1293,8 +1293,8 @@ static int use_inherited(void *argument)
         gio_operation_wait(queue, have->ticket, -1, &outcome),
         gio_operation_wait_any(queue, &have->ticket, 1, -1, &number),
         gio_operation_cancel(queue, have->ticket),
-        gio_queue_wait(queue, -1),
-        gio_queue_collect(queue, NULL, &outcome, 1, &count),
+        queue_wait(queue, -1),
+        gio_queue_collect(queue, 0, NULL, &outcome, 1, &count),
         gio_queue_release(queue, &outcome, 0),
         gio_queue_listen(queue, have->event, 0),
         gio_queue_unlisten(queue, have->event),

@@ -93,11 +93,11 @@ static void *collect(void *argument)
     uint32_t count;
 
     while (!atomic_load(&shared->stop)) {
-        int32_t code = gio_queue_wait(shared->queue, 2 * 1000 * 1000);
+        int32_t code = queue_wait(shared->queue, 2 * 1000 * 1000);
         if (code == GIO_E_CLOSED)
             break;
         CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
-        CHECK_EQUAL(gio_queue_collect(shared->queue, NULL, outcomes, 3, &count), 0);
+        CHECK_EQUAL(gio_queue_collect(shared->queue, 0, NULL, outcomes, 3, &count), 0);
         CHECK_EQUAL(gio_queue_release(shared->queue, outcomes, count), 0);
         atomic_fetch_add(&shared->told, count);
     }
@@ -118,7 +118,7 @@ static void *listen(void *argument)
         for (int round = 0; round < 20 && !atomic_load(&shared->stop); round++) {
             if (gio_event_wait(event, 2 * 1000 * 1000) == 0)
                 gio_event_clear(event);
-            CHECK_EQUAL(gio_queue_collect(shared->queue, event, outcomes, 2, &count), 0);
+            CHECK_EQUAL(gio_queue_collect(shared->queue, 0, event, outcomes, 2, &count), 0);
             CHECK_EQUAL(gio_queue_release(shared->queue, outcomes, count), 0);
             atomic_fetch_add(&shared->told, count);
         }
@@ -293,8 +293,8 @@ static void submitters_that_end(const char *path)
     for (int i = 0; i < WRITERS; i++)
         gio_thread_join(&threads[i]);
     for (; seen < WRITERS * ROUNDS; seen += count) {
-        CHECK_EQUAL(gio_queue_wait(shared.queue, LONG_NS), 0);
-        CHECK_EQUAL(gio_queue_collect(shared.queue, NULL, outcomes, 16, &count), 0);
+        CHECK_EQUAL(queue_wait(shared.queue, LONG_NS), 0);
+        CHECK_EQUAL(gio_queue_collect(shared.queue, 0, NULL, outcomes, 16, &count), 0);
         for (uint32_t i = 0; i < count; i++)
             CHECK_EQUAL(outcomes[i].code, 0);
         CHECK_EQUAL(gio_queue_release(shared.queue, outcomes, count), 0);

@@ -1,0 +1,127 @@
+"""Which device a file lies on: its file system, its name in the system, and an identity that outlasts a restart."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo."""
+
+    number: str  # major:minor
+    point: str
+    options: str
+    file_system: str
+    source: str
+
+
+def mount_of(path: str | os.PathLike[str]) -> Mount | None:
+    """The mount that a path lies in; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    mounts = [_parsed(line) for line in lines]
+    number = _number(os.stat(path).st_dev)
+    real = os.path.realpath(path)
+    around = [mount for mount in mounts if _is_within(real, mount.point)]
+    return max(around, key=lambda mount: (mount.number == number, len(mount.point)), default=None)
+
+
+def _parsed(line: str) -> Mount:
+    mount, _, system = line.partition(" - ")
+    _, _, number, _, point, options = mount.split()[:6]
+    kind, source, *_ = system.split()
+    return Mount(number, _unescaped(point), options, kind, _unescaped(source))
+
+
+def _unescaped(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _number(device: int) -> str:
+    if sys.platform == "win32":
+        return str(device)
+    return f"{os.major(device)}:{os.minor(device)}"
+
+
+def _sysfs(number: str) -> Path | None:
+    """The folder in /sys of a block device, a partition's included."""
+    try:
+        return Path(f"/sys/dev/block/{number}").resolve(strict=True)
+    except OSError:
+        return None
+
+
+def block_device(path: str | os.PathLike[str]) -> Path | None:
+    """The folder in /sys of the whole disk that a file lies on.
+
+    None for a file system without a device of its own (tmpfs, overlayfs, a network's) and where there is no /sys.
+    """
+    found = _sysfs(_number(os.stat(path).st_dev)) or _source_device(mount_of(path))
+    if found is not None and (found / "partition").exists():
+        return found.parent
+    return found
+
+
+def _source_device(mount: Mount | None) -> Path | None:
+    """Of a file system that numbers its files as no device (btrfs): the device that it is mounted from."""
+    if sys.platform == "win32" or mount is None or not mount.source.startswith("/dev/"):
+        return None
+    try:
+        return _sysfs(_number(os.stat(mount.source).st_rdev))
+    except OSError:
+        return None
+
+
+def identity(path: str | os.PathLike[str]) -> str:
+    """A text that stays the same for this file system on this device, and that another one does not have.
+
+    On Linux the file system's UUID where udev tells it, else the device's own serial number, else its name, and the
+    size; for a file system without a device what it is mounted from. On Windows the volume's serial number.
+    """
+    number = os.stat(path).st_dev
+    if sys.platform == "win32":
+        return f"volume {number:x}"
+    mount = mount_of(path)
+    folder = _sysfs(_number(number)) or _source_device(mount)
+    if folder is None:
+        return f"{mount.file_system} {mount.source} {mount.point}" if mount else f"device {_number(number)}"
+    return _uuid(folder.name) or _serial(folder) or f"{folder.name} of {read(folder / 'size')} sectors"
+
+
+def _uuid(name: str) -> str:
+    """What links to /dev/NAME in /dev/disk/by-uuid."""
+    try:
+        links = sorted(Path("/dev/disk/by-uuid").iterdir())
+    except OSError:
+        return ""
+    return next((f"uuid {link.name}" for link in links if os.path.basename(os.path.realpath(link)) == name), "")
+
+
+def _serial(folder: Path) -> str:
+    places = ("dm/uuid", "md/uuid", "wwid", "serial", "device/wwid", "device/serial")
+    for where in (folder, folder.parent) if (folder / "partition").exists() else (folder,):
+        for place in places:
+            if text := read(where / place):
+                # With the size, as virtual disks may all have the same one.
+                part = f", partition {read(folder / 'partition')}" if where != folder else ""
+                return f"serial {text}{part}, {read(folder / 'size')} sectors"
+    return ""
+
+
+def read(path: Path) -> str:
+    """The text of a small file of the system's; empty if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,97 @@
+"""What the figures depend on: the processor, the memory, the system, the disk. What is not told is None."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _measure
+from .._device import block_device, mount_of, read
+from ..info import info
+
+#: Above this, somebody else is at work, and figures are too low.
+LOAD_BUSY = 0.5
+
+
+def machine_facts(folder: Path) -> dict[str, Any]:
+    """Of the machine and the disk under a folder."""
+    about = info(folder)
+    mount = mount_of(folder)
+    return {
+        "cpu": _cpu(),
+        "cpus": _cpus(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "memory_bytes": _measure.total_memory(),
+        "transparent_huge_pages": _chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "memlock_bytes": _memlock(),
+        "system": platform.system(),
+        "kernel": platform.version() if sys.platform == "win32" else platform.release(),
+        "file_system": about["path"]["file_system"],
+        "mounted_from": mount.source if mount else None,
+        "mount_options": mount.options if mount else None,
+        **_device_facts(folder),
+        "direct": about["path"]["direct"],
+        "offset_alignment": about["path"]["offset_alignment"],
+        "backend": about["backend"],
+        "backend_reason": about["reason"],
+        "gatherio": about["version"],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "fio": _fio_version(),
+    }
+
+
+def _cpu() -> str | None:
+    for line in read(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _cpus() -> int | None:
+    """Those that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _memlock() -> int | None:
+    """How much memory a process may lock; None is no limit, or unknown."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _chosen(path: Path) -> str | None:
+    """What stands in brackets in a file of /sys."""
+    return read(path).partition("[")[2].partition("]")[0] or None
+
+
+def _device_facts(folder: Path) -> dict[str, Any]:
+    device = block_device(folder)
+    queue = device / "queue" if device else None
+    names = ("logical_block_size", "physical_block_size", "max_segments", "max_sectors_kb", "rotational", "nr_requests")
+    texts = {name: read(queue / name) if queue else "" for name in names}
+    return {
+        "device": device.name if device else None,
+        "model": (read(device / "device" / "model") or None) if device else None,
+        "scheduler": _chosen(queue / "scheduler") if queue else None,
+        **{name: int(text) if text.isdigit() else None for name, text in texts.items()},
+    }
+
+
+def _fio_version() -> str | None:
+    if shutil.which("fio") is None:
+        return None
+    return subprocess.run(["fio", "--version"], capture_output=True, text=True).stdout.strip() or None

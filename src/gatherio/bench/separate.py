@@ -1,0 +1,132 @@
+"""Separate pages of memory gathered into a file and scattered from it: in place and staged, against one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from ..file import open as open_file
+from ..pages import PAGE_SIZE
+from ..queue import DEFAULT_REQUEST_SIZE
+from ..segments import Segments
+from .bed import Array, Bed, opened, read_all, variants, write_all
+from .groups import Axes, Claim, Contender, Group
+from .room import BenchError, fill_pattern
+from .runs import Run, Target, cpu_per_gib, rate
+
+RUNS: Final = (1, 4, 16, 64)  # pages that stand together in memory
+#: What separate pages are to reach of the sequential rate, and what they are to cost.
+TARGET_RATE: Final = {"write": Target(">=", 0.9), "read": Target(">=", 0.85)}
+TARGET_CPU: Final = Target("<=", 0.03)
+#: Requests that the staged way and the sequential one need, and plenty for the way in place.
+DEPTH: Final = 32
+
+
+def separate(bed: Bed) -> Iterator[Group]:
+    """The section's groups."""
+    small = bed.extent.quick or bed.extent.tiny
+    for run_pages in (1,) if small else RUNS:
+        for order in ("shuffled",) if small else ("in order", "shuffled"):
+            for how in ("write", "read"):
+                yield _group(bed, how, run_pages, order)
+
+
+class _Places:
+    """The runs of pages: every second row of an array, so that no two stand together."""
+
+    def __init__(self, bed: Bed, run_pages: int, order: str) -> None:
+        count = max(2, bed.size // 2 // (run_pages * PAGE_SIZE))
+        nbytes = 2 * count * run_pages * PAGE_SIZE
+        self.rows: Array = bed.array(nbytes).reshape(2 * count, run_pages * PAGE_SIZE)
+        index = np.arange(0, 2 * count, 2)
+        if order == "shuffled":
+            index = np.random.default_rng(1).permutation(index)
+        self.index = index
+        self.segments = Segments.rows(self.rows, index)
+        self.nbytes = self.segments.nbytes
+
+
+def _group(bed: Bed, how: str, run_pages: int, order: str) -> Group:
+    made: list[_Places] = []
+
+    def places() -> _Places:
+        if not made:
+            made.append(_Places(bed, run_pages, order))
+        return made[0]
+
+    def sequential() -> Run:
+        array = bed.array()[: places().nbytes]
+        with open_file(bed.file("write"), "r+") as file:
+            return write_all(file, [array]) if how == "write" else read_all(file, [array])
+
+    def scattered(copy: bool | None, registered: bool) -> Run:
+        transfer = write_all if how == "write" else read_all
+        return opened(
+            bed.file("write"),
+            "r+",
+            lambda file: transfer(file, places().segments, copy=copy),
+            request_size=DEFAULT_REQUEST_SIZE,
+            depth=DEPTH,
+            registered=registered,
+        )
+
+    axes: Axes = {"how": how, "run_pages": run_pages, "order": order}
+    contenders = [Contender("one array", sequential, {**axes, "placing": "sequential", "buffers": "plain"})]
+    for buffers, registered in variants().items():
+        for placing, copy in (("in place", False), ("staged", True)):
+            name = f"pages {placing}, {buffers} buffers"  # alike, so that a claim can name the best of them
+            run = partial(scattered, copy, registered)
+            contenders.append(Contender(name, run, {**axes, "placing": placing, "buffers": buffers}))
+
+    def done() -> None:
+        if made:
+            _check(bed, made[0])
+        made.clear()
+
+    title = f"{how}, runs of {run_pages} page{'s' if run_pages > 1 else ''}, {order}"
+    rounds = bed.extent.rounds if run_pages == 1 else bed.extent.few_rounds
+    claims = _claims(how, title, quoted=run_pages == 1)
+    return Group("separate", title, contenders, rounds, claims, done=done)
+
+
+def _claims(how: str, title: str, *, quoted: bool) -> list[Claim]:
+    best = Claim(
+        f"{title}, for throughput: rate / one array's",
+        "x",
+        rate,
+        "pages*",
+        "one array",
+        TARGET_RATE[how] if quoted else None,
+    )
+    cheapest = Claim(
+        f"{title}, for CPU: CPU",
+        "s/GiB",
+        cpu_per_gib,
+        "pages*",
+        target=TARGET_CPU if quoted else None,
+        lower_is_better=True,
+    )
+    ways = [
+        Claim(f"{title}, {placing}: rate / one array's", "x", rate, f"pages {placing}, plain buffers", "one array")
+        for placing in ("in place", "staged")
+    ]
+    return [best, cheapest, *ways]
+
+
+def _check(bed: Bed, places: _Places) -> None:
+    """End the study unless the pages arrive in their order, and find their way back, both ways."""
+    for copy in (False, True):
+        fill_pattern(places.rows)
+        expected = places.rows[places.index]
+        with open_file(bed.file("write"), "r+") as file:
+            file.write_gather(places.segments, 0, copy=copy).result()
+            stored = np.fromfile(bed.file("write"), np.uint8, places.nbytes).reshape(expected.shape)
+            if not np.array_equal(stored, expected):
+                raise BenchError(f"wrong data: what write_gather left in the file, with copy={copy}")
+            places.rows[...] = 0
+            file.read_scatter(places.segments, 0, copy=copy).result()
+        if not np.array_equal(places.rows[places.index], expected):
+            raise BenchError(f"wrong data: what read_scatter put into the pages, with copy={copy}")

@@ -1,0 +1,282 @@
+"""Settings that suit a device: measured by ``gatherio tune``, stored per device, used by `open`.
+
+They stand in one JSON file, ``tuning.json`` in the user's configuration folder (the one that platformdirs names):
+
+    Linux      $XDG_CONFIG_HOME/gatherio, by default ~/.config/gatherio
+    Windows    %LOCALAPPDATA%\\gatherio: what was measured on one machine is not for another
+
+`gatherio.open` reads it when there is one, and again when it has changed. `File.reason` and ``gatherio info`` tell
+whether settings come from there. What is wrong with the file is a warning, and the defaults are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import operator
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from . import _device
+
+__all__ = ["Tuning", "TuningWarning", "tuning_file"]
+
+SCHEMA_NAME: Final = "gatherio-tuning-1"
+DEPTH_MAX: Final = 4096
+REQUEST_SIZE_MAX: Final = 2**40
+
+AnyPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+class TuningWarning(UserWarning):
+    """The file with the stored settings is there and cannot be used."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Settings for a device.
+
+    Attributes
+    ----------
+    request_size : int
+        Bytes in one request at most; None is the default.
+    depth : int
+        Requests in flight at most; None is the default.
+    registered : bool
+        Whether memory is registered with the kernel, where that can be had.
+    stage_below : int
+        With ``copy=None``, pages whose segments are shorter than this on average are copied through large buffers;
+        0 never does that.
+    source : str
+        Where this comes from, in words.
+    """
+
+    request_size: int | None = None
+    depth: int | None = None
+    registered: bool = False
+    stage_below: int = 0
+    source: str = field(default="given to open", compare=False)
+
+    def __str__(self) -> str:
+        parts = [
+            f"request_size {self.request_size}" if self.request_size else "",
+            f"depth {self.depth}" if self.depth else "",
+        ]
+        parts.append("registered buffers" if self.registered else "")
+        parts.append(f"segments below {self.stage_below} bytes staged" if self.stage_below else "in place")
+        return ", ".join(filter(None, parts))
+
+    def beside_a_queue(self) -> Tuning | None:
+        """What is left for a file with a queue of its own, which has its own request size and depth."""
+        if not (self.stage_below or self.registered):
+            return None
+        return Tuning(registered=self.registered, stage_below=self.stage_below, source=self.source)
+
+    @property
+    def reason(self) -> str:
+        """For `File.reason`."""
+        return f"tuned by {self.source}: {self}"
+
+
+def from_dict(settings: Mapping[str, Any], source: str = "given to open") -> Tuning:
+    """Settings out of a dict, checked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A name that is none, or a value that makes no sense.
+    """
+    known = ("request_size", "depth", "registered", "stage_below")
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ValueError(f"tuning has {', '.join(known)}, and not {', '.join(map(str, unknown))}")
+    limits = {"request_size": (1, REQUEST_SIZE_MAX - 1), "depth": (1, DEPTH_MAX), "stage_below": (0, REQUEST_SIZE_MAX)}
+    values: dict[str, Any] = {}
+    for name, (low, high) in limits.items():
+        if settings.get(name) is None:
+            continue
+        values[name] = operator.index(settings[name])
+        if isinstance(settings[name], bool) or not low <= values[name] <= high:
+            raise ValueError(f"{name} of a tuning is a number from {low} to {high}, not {settings[name]!r}")
+    if "registered" in settings:
+        if not isinstance(settings["registered"], bool):
+            raise ValueError(f"registered of a tuning is True or False, not {settings['registered']!r}")
+        values["registered"] = settings["registered"]
+    return Tuning(**values, source=source)
+
+
+def settings_for(path: AnyPath, tuning: Mapping[str, Any] | bool | None) -> Tuning | None:
+    """The settings that a file is opened with.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        The file; it need not be there yet.
+    tuning : None, dict or False
+        None: what is stored for the file's device. A dict: these. False: none.
+    """
+    if tuning is None:
+        return stored_for(path)
+    if tuning is False:
+        return None
+    if isinstance(tuning, Mapping):
+        return from_dict(tuning)
+    raise TypeError(f"tuning is None, False or a dict, not {tuning!r}")
+
+
+# --- the file ---
+
+
+def tuning_file() -> Path:
+    """Where settings are stored. The file need not be there."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or os.path.join(os.path.expanduser("~"), "AppData", "Local")
+    else:
+        base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return Path(base, "gatherio", "tuning.json")
+
+
+class _Stored:
+    """What was read from the file, as long as it stays the same."""
+
+    def __init__(self) -> None:
+        self.stamp: tuple[str, int, int, int] | None = None
+        self.devices: dict[str, Any] = {}
+        self.problem = ""
+        self.by_number: dict[int, Tuning | None] = {}  # by st_dev: to find out a device's identity takes a while
+
+
+_stored = _Stored()
+
+
+def _current() -> _Stored:
+    """What the file says now; one look at its time stamp when nothing has changed."""
+    global _stored
+    path = tuning_file()
+    try:
+        found = os.stat(path)
+    except OSError:
+        stamp = None
+    else:
+        stamp = (str(path), found.st_mtime_ns, found.st_size, found.st_ino)
+    if stamp != _stored.stamp:
+        fresh = _Stored()
+        fresh.stamp = stamp
+        if stamp is not None:
+            fresh.devices, fresh.problem = _read(path)
+        _stored = fresh
+        if fresh.problem:
+            warnings.warn(fresh.problem, TuningWarning, stacklevel=5)
+    return _stored
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """The devices, and what is wrong with the file."""
+    cure = "it is not used; delete it, or run gatherio tune again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema") != SCHEMA_NAME:
+            return {}, f"{path} is of another version: {content.get('schema')!r}, not {SCHEMA_NAME!r}; {cure}"
+        devices = content["devices"]
+        for entry in devices.values():
+            from_dict(entry["settings"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return {}, f"{path} cannot be used: {type(error).__name__}: {error}; {cure}"
+    return devices, ""
+
+
+def stored_for(path: AnyPath) -> Tuning | None:
+    """What is stored for the device that a file lies on, or will."""
+    stored = _current()
+    if not stored.devices:
+        return None
+    try:
+        place, number = _existing(path)
+    except OSError:
+        return None  # opening will say why
+    if number not in stored.by_number:
+        entry = stored.devices.get(_device.identity(place))
+        stored.by_number[number] = from_dict(entry["settings"], str(tuning_file())) if entry else None
+    return stored.by_number[number]
+
+
+def _existing(path: AnyPath) -> tuple[str, int]:
+    """The path itself, or the folder that it will be made in, and the number of its device."""
+    name = os.fsdecode(path)
+    with contextlib.suppress(FileNotFoundError):
+        return name, os.stat(name).st_dev
+    folder = os.path.dirname(os.path.realpath(name))
+    return folder, os.stat(folder).st_dev
+
+
+def entry_for(path: AnyPath) -> dict[str, Any] | None:
+    """All that is stored for the device under a path: settings, aim, when, on what."""
+    found: dict[str, Any] | None = _current().devices.get(_device.identity(_existing(path)[0]))
+    return found
+
+
+def about() -> dict[str, Any]:
+    """For ``gatherio info``: the file, whether it is there, what is wrong with it, how many devices it knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TuningWarning)  # told in words here
+        stored = _current()
+    return {
+        "file": str(tuning_file()),
+        "exists": stored.stamp is not None,
+        "problem": stored.problem or None,
+        "devices": len(stored.devices),
+    }
+
+
+def as_dict(tuning: Tuning) -> dict[str, Any]:
+    """The settings alone."""
+    settings = asdict(tuning)
+    del settings["source"]
+    return settings
+
+
+def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
+    """Store settings for the device under a path, and return the device's identity.
+
+    A file that cannot be used is kept beside the new one as ``tuning.json.bad``.
+    """
+    target = tuning_file()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    devices: dict[str, Any] = {}
+    if target.exists():
+        devices, problem = _read(target)
+        if problem:
+            os.replace(target, target.with_name(target.name + ".bad"))
+    device = _device.identity(_existing(path)[0])
+    devices[device] = {"settings": as_dict(tuning), **details}
+    _write(target, devices)
+    return device
+
+
+def forget(path: AnyPath) -> bool:
+    """Remove what is stored for the device under a path; whether there was anything."""
+    devices = dict(_current().devices)
+    if devices.pop(_device.identity(_existing(path)[0]), None) is None:
+        return False
+    _write(tuning_file(), devices)
+    return True
+
+
+def _write(target: Path, devices: Mapping[str, Any]) -> None:
+    """Replace the file in one step."""
+    content = json.dumps({"schema": SCHEMA_NAME, "devices": devices}, indent=1) + "\n"
+    descriptor, beside = tempfile.mkstemp(prefix=".tuning-", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.replace(beside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise

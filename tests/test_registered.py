@@ -1,0 +1,259 @@
+"""Memory that is registered with a queue: the same bytes, fewer steps; and everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracle import (
+    BACKENDS,
+    FOREVER,
+    GIB,
+    MIB,
+    ON_WINDOWS,
+    PAGE,
+    assert_same_bytes,
+    fault,
+    not_on_windows,
+    placed,
+    run_python,
+    target,
+    words,
+)
+
+import gatherio as gio
+
+needs_uring = not_on_windows("it has no io_uring")
+
+
+def registered(queue: gio.CompletionQueue) -> int:
+    return queue.stats()["registered"]
+
+
+@pytest.fixture
+def uring() -> gio.CompletionQueue:
+    with gio.CompletionQueue(backend="uring") as queue:
+        yield queue
+
+
+@needs_uring
+def test_transfers_from_and_to_registered_memory(uring: gio.CompletionQueue, any_folder: Path, direct) -> None:
+    memory = gio.empty((600, PAGE), "u1")
+    memory[...] = words(0, 600 * PAGE).reshape(600, PAGE)
+    order = np.random.default_rng(0).permutation(600)
+    path = any_folder / "file"
+    with uring.register(memory), gio.open(path, "w+", direct=direct, queue=uring) as f:
+        f.write_at(memory, 0).result(FOREVER)
+        f.write_gather(gio.Segments.rows(memory, order), memory.nbytes).result(FOREVER)
+        assert registered(uring) >= 2
+        both = path.read_bytes()
+        assert_same_bytes(both[: memory.nbytes], memory)
+        assert_same_bytes(both[memory.nbytes :], memory[order])
+        before = registered(uring)
+        memory[...] = 0
+        f.read_scatter(gio.Segments.rows(memory, order), memory.nbytes).result(FOREVER)
+        assert registered(uring) > before
+    assert_same_bytes(memory, words(0, memory.nbytes))
+
+
+@needs_uring
+def test_parts_and_neighbours(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """A request counts only if all of its memory is in one registration."""
+    first, second, other = (placed(words(i * 8 * PAGE, 8 * PAGE)) for i in range(3))
+    with gio.open(disk_dir / "file", "w", queue=uring) as f, uring.register(first), uring.register(second):
+        for arrays, counts in (
+            ([first[PAGE : 3 * PAGE]], 1),
+            ([first[4 * PAGE :], first[: 2 * PAGE]], 1),
+            ([first[: 2 * PAGE], second[4 * PAGE :]], 0),
+            ([second, other], 0),
+            ([other], 0),
+        ):
+            before = registered(uring)
+            f.write_gather(arrays, 0).result(FOREVER)
+            assert registered(uring) - before == counts
+            written = (disk_dir / "file").read_bytes()[: sum(array.nbytes for array in arrays)]
+            assert written == b"".join(array.tobytes() for array in arrays)
+
+
+@needs_uring
+def test_the_end_of_a_registration(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    memory = placed(words(0, 4 * PAGE))
+    with gio.open(disk_dir / "file", "w", queue=uring) as f:
+
+        def counts() -> int:
+            before = registered(uring)
+            f.write_at(memory, 0).result(FOREVER)
+            return registered(uring) - before
+
+        registration = uring.register(memory)
+        assert (registration.nbytes, registration.closed, counts()) == (4 * PAGE, False, 1)
+        registration.close()
+        registration.close()
+        assert (registration.closed, counts()) == (True, 0)
+        assert "closed" in repr(registration)
+        registration = uring.register(memory)
+        again = uring.register(memory)  # twice is fine
+        del registration
+        gc.collect()
+        assert counts() == 1
+        again.close()
+        assert counts() == 0
+
+
+@needs_uring
+def test_memory_that_is_given_back_takes_its_registration_along(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """Else new memory at the old address would be written from the old pages."""
+    path = disk_dir / "file"
+    with gio.open(path, "w", queue=uring) as f:
+        for salt in range(20):
+            memory = gio.empty(3 * MIB, "u1")
+            memory[...] = words(0, memory.nbytes, salt)
+            with uring.register(memory) if salt % 2 else uring.register(memory[: 2 * MIB]):
+                f.write_at(memory, 0).result(FOREVER)
+            assert_same_bytes(path.read_bytes(), words(0, memory.nbytes, salt))
+            del memory
+        registration = uring.register(gio.zeros(MIB, "u1"))  # keeps it alive
+        assert registration.nbytes == MIB
+
+
+@needs_uring
+def test_a_registration_may_end_while_transfers_are_under_way(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    memory = placed(words(0, 64 * MIB))
+    with gio.open(disk_dir / "file", "w", queue=uring) as f:
+        with fault(uring, "HOLD", 0, 3), uring.register(memory):
+            operation = f.write_at(memory, 0)
+        assert operation.result(FOREVER) == memory.nbytes
+    assert_same_bytes((disk_dir / "file").read_bytes(), memory)
+
+
+@needs_uring
+def test_more_than_one_gib(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """The kernel takes 1 GiB at a time."""
+    memory = gio.empty(GIB + 2 * MIB, "u1", prefault=False)
+    memory[GIB - MIB :] = words(0, 3 * MIB)
+    with uring.register(memory), gio.open(disk_dir / "file", "w", queue=uring) as f:
+        f.write_at(memory[GIB - MIB :], 0).result(FOREVER)  # across the two parts: goes all the same
+        before = registered(uring)
+        f.write_at(memory[GIB:], MIB).result(FOREVER)
+        assert registered(uring) > before
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 3 * MIB))
+
+
+@needs_uring
+def test_the_table_is_large_and_ends(uring: gio.CompletionQueue) -> None:
+    memory = gio.zeros((300, PAGE), "u1")
+    kept = []
+    with pytest.raises(OSError, match="no more memory can be registered") as told:
+        for row in memory:
+            kept.append(uring.register(row))
+    assert told.value.errno == errno.ENOBUFS
+    assert len(kept) >= 200
+    kept.pop().close()
+    uring.register(memory[0]).close()
+
+
+@needs_uring
+def test_the_limit_of_locked_memory() -> None:
+    script = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
+    import os
+    if os.geteuid() == 0:  # root may exceed it as long as it has the capability
+        import ctypes
+        CAP_IPC_LOCK = 14
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        data = (ctypes.c_uint32 * 6)()
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.capget(header, data) == 0
+        data[0] &= ~(1 << CAP_IPC_LOCK)
+        data[1] &= ~(1 << CAP_IPC_LOCK)
+        assert libc.capset(header, data) == 0
+    import gatherio as gio
+    with gio.CompletionQueue(4, backend="uring") as queue:
+        try:
+            queue.register(gio.zeros(64 << 20, "u1"))
+        except OSError as error:
+            print(error.errno, error)
+        with gio.open("/var/tmp/gatherio-memlock", "w", queue=queue) as f:
+            f.write_gather([gio.zeros(8192, "u1"), gio.zeros(100, "u1")], 0, copy=True).result()  # staging goes without
+    os.unlink("/var/tmp/gatherio-memlock")
+    """
+    told = run_python(script)
+    assert told.startswith(f"{errno.ENOMEM} ")
+    assert "ulimit -l" in told and "67108864 bytes" in told
+
+
+@needs_uring
+def test_read_only_memory_can_be_written_from(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    memory = placed(words(0, 4 * PAGE))
+    memory.flags.writeable = False
+    with uring.register(memory), gio.open(disk_dir / "file", "w+", queue=uring) as f:
+        f.write_at(memory, 0).result(FOREVER)
+        with pytest.raises(ValueError, match="read-only"):
+            f.read_at(memory, 0)
+
+
+def test_staged_transfers_are_right_with_registered_buffers(queue: gio.CompletionQueue, disk_dir: Path) -> None:
+    data = placed(words(0, 9 * MIB), 3)
+    with gio.open(disk_dir / "file", "w+", queue=queue) as f:
+        f.write_gather([data], 0, copy=True).result(FOREVER)
+        back = target(9 * MIB, 5)
+        f.read_scatter([back], 0, copy=True).result(FOREVER)
+    assert_same_bytes(back, data)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "uring"])
+def test_other_backends_say_that_they_cannot(backend: str) -> None:
+    with gio.CompletionQueue(backend=backend) as queue, pytest.raises(OSError, match=backend) as told:
+        queue.register(gio.zeros(MIB, "u1"))
+    assert told.value.errno == errno.EOPNOTSUPP
+
+
+def test_bad_arguments() -> None:
+    queue = gio.CompletionQueue()
+    with pytest.raises(TypeError, match="numpy array"):
+        queue.register(b"bytes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="empty"):
+        queue.register(gio.zeros(0, "u1"))
+    with pytest.raises(gio.AlignmentError, match="C-contiguous"):
+        queue.register(gio.zeros((8, 8), "u1").T[1:])
+    queue.close()
+    if not ON_WINDOWS:
+        with pytest.raises(ValueError, match="closed"):
+            queue.register(gio.zeros(8, "u1"))
+
+
+@needs_uring
+def test_a_queue_may_be_closed_before_its_registrations(uring: gio.CompletionQueue) -> None:
+    registration = uring.register(gio.zeros(MIB, "u1"))
+    uring.close()
+    registration.close()
+
+
+@not_on_windows("it has no fork")
+def test_a_forked_child_touches_nothing(disk_dir: Path) -> None:
+    script = """
+    import os, sys, gatherio as gio
+    queue = gio.CompletionQueue(backend="uring")
+    memory = gio.zeros(1 << 20, "u1")
+    registration = queue.register(memory)
+    child = os.fork()
+    if child == 0:
+        registration.close()
+        try:
+            queue.register(memory)
+        except RuntimeError as error:
+            assert "fork" in str(error)
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    with gio.open(sys.argv[1], "w", queue=queue) as f:
+        f.write_at(memory, 0).result()
+    assert queue.stats()["registered"] == 1
+    """
+    run_python(script, disk_dir / "file")
+    assert os.path.getsize(disk_dir / "file") == MIB
