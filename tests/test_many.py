@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import FOREVER, KIB, MIB, PAGE, assert_same_bytes, fault, placed, set_fault, target, words
+from oracle import (
+    FOREVER,
+    KIB,
+    MIB,
+    PAGE,
+    assert_same_bytes,
+    fault,
+    not_under_wine,
+    placed,
+    set_fault,
+    target,
+    words,
+)
 
 import gatherio as gio
 
@@ -162,6 +174,7 @@ def test_against_a_bytearray(
         assert_same_bytes(found, array)
 
 
+@not_under_wine("transfers go through locked ranges")
 def test_locks_are_honored_place_by_place(disk_dir: Path, queue: gio.CompletionQueue) -> None:
     path = disk_dir / "file"
     make(path, MIB)
