@@ -35,7 +35,7 @@ import gatherio as gio
 
 on_linux = not_on_windows("its locks are of another kind, and bind all programs")
 transfers_ask = not_under_wine("transfers go through locked ranges")
-needs_fork = not_on_windows("it has no fork()")
+needs_fork = not_on_windows("it has no fork")
 no_fork_warning = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 TOP = 1 << 64

@@ -28,7 +28,7 @@ import gatherio as gio
 from gatherio import mapping as mapping_module
 
 on_linux = not_on_windows("it refuses that, or has no such thing")
-needs_fork = not_on_windows("it has no fork()")
+needs_fork = not_on_windows("it has no fork")
 no_fork_warning = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 

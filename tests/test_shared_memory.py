@@ -22,7 +22,7 @@ from peers import Peer, PeerError
 import gatherio as gio
 
 on_linux = not_on_windows("it has no files in /dev/shm")
-needs_fork = not_on_windows("it has no fork()")
+needs_fork = not_on_windows("it has no fork")
 no_fork_warning = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
