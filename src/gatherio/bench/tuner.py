@@ -98,7 +98,7 @@ class Tuner:
         self.bed.file("read")
         request_size = self._request_size()
         depth = self._depth(request_size)
-        registered = self._registered(request_size, depth) if has_registered() else False
+        registered = self._registered(request_size, depth)
         return Tuning(request_size, depth, registered, self._stage_below(request_size, depth, registered))
 
     def _over(self, share: float) -> bool:
@@ -186,6 +186,8 @@ class Tuner:
     # -- registered memory ------------------------------------------------------------------------------------
 
     def _registered(self, request_size: int, depth: int) -> bool:
+        if not has_registered() or self._over(SEQUENTIAL_SHARE + DEPTH_SHARE):
+            return False
         candidates = [
             Candidate(f"{name} buffers", value, *self._sequential(request_size, depth, value))
             for name, value in (("plain", False), ("registered", True))
