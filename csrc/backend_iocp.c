@@ -36,7 +36,7 @@ typedef struct {
 
     gio_thread issuer;
     gio_condition work;
-    gio_request *first, *last; /* for the issuer */
+    gio_request_list waiting; /* for the issuer */
     int32_t issuer_started, stop;
 } port;
 
@@ -54,14 +54,13 @@ static void *issuer(void *argument)
 
     gio_mutex_lock(&queue->mutex);
     for (;;) {
-        gio_request *request = port->first;
+        gio_request *request = gio_requests_take(&port->waiting);
         if (request == NULL) {
             if (port->stop)
                 break;
             gio_condition_wait(&port->work, &queue->mutex, -1);
             continue;
         }
-        port->first = request->next;
         gio_mutex_unlock(&queue->mutex);
         /* Once the call is accepted its packet may be settled, and the request be another's, before we are back. */
         DWORD error = gio_overlapped_issue(call_of(queue, request), request);
@@ -98,12 +97,7 @@ static int hand_over(gio_queue *queue, gio_request *request)
             return 0; /* then the caller has to wait */
         port->issuer_started = 1;
     }
-    request->next = NULL;
-    if (port->first)
-        port->last->next = request;
-    else
-        port->first = request;
-    port->last = request;
+    gio_requests_append(&port->waiting, request);
     queue->stats.handed_over++;
     gio_condition_wake_one(&port->work);
     return 1;
@@ -127,20 +121,11 @@ static void iocp_submit(gio_queue *queue)
 static void iocp_cancel(gio_queue *queue, gio_request *request)
 {
     port *port = queue->backend_state;
-    gio_request *previous = NULL;
 
-    for (gio_request *at = port->first; at; previous = at, at = at->next)
-        if (at == request) {
-            if (previous)
-                previous->next = at->next;
-            else
-                port->first = at->next;
-            if (port->last == at)
-                port->last = previous;
-            gio_request_returned(queue, request, -(int64_t)gio_code_cancelled());
-            return;
-        }
-    CancelIoEx((HANDLE)(intptr_t)gio_request_handle(request), &call_of(queue, request)->overlapped);
+    if (gio_requests_remove(&port->waiting, request))
+        gio_request_returned(queue, request, -(int64_t)gio_code_cancelled());
+    else
+        CancelIoEx((HANDLE)(intptr_t)gio_request_handle(request), &call_of(queue, request)->overlapped);
 }
 
 /* ---- packets -------------------------------------------------------------------------------------------- */

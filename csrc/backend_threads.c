@@ -16,7 +16,7 @@ enum { WORKERS_MAX = 16 };
 typedef struct {
     gio_queue *queue;
     gio_condition work;
-    gio_request *first, *last; /* started, not yet taken by a worker */
+    gio_request_list started; /* not yet taken by a worker */
     gio_thread workers[WORKERS_MAX];
     uint32_t worker_count, idle, waiting; /* waiting: requests on the list */
     int32_t stop;
@@ -29,7 +29,7 @@ static void *worker(void *argument)
 
     gio_mutex_lock(&queue->mutex);
     for (;;) {
-        gio_request *request = pool->first;
+        gio_request *request = gio_requests_take(&pool->started);
         if (request == NULL) {
             if (pool->stop)
                 break;
@@ -38,7 +38,6 @@ static void *worker(void *argument)
             pool->idle--;
             continue;
         }
-        pool->first = request->next;
         pool->waiting--;
         gio_mutex_unlock(&queue->mutex);
         int64_t result = gio_os_transfer(request);
@@ -87,12 +86,7 @@ static void threads_start(gio_queue *queue, gio_request *request)
 {
     pool *pool = queue->backend_state;
 
-    request->next = NULL;
-    if (pool->first)
-        pool->last->next = request;
-    else
-        pool->first = request;
-    pool->last = request;
+    gio_requests_append(&pool->started, request);
     pool->waiting++;
     if (pool->waiting <= pool->idle)
         gio_condition_wake_one(&pool->work);
@@ -110,20 +104,11 @@ static void threads_submit(gio_queue *queue)
 static void threads_cancel(gio_queue *queue, gio_request *request)
 {
     pool *pool = queue->backend_state;
-    gio_request *previous = NULL;
 
-    for (gio_request *at = pool->first; at; previous = at, at = at->next)
-        if (at == request) {
-            if (previous)
-                previous->next = at->next;
-            else
-                pool->first = at->next;
-            if (pool->last == at)
-                pool->last = previous;
-            pool->waiting--;
-            gio_request_returned(queue, request, -(int64_t)gio_code_cancelled());
-            return;
-        }
+    if (gio_requests_remove(&pool->started, request)) {
+        pool->waiting--;
+        gio_request_returned(queue, request, -(int64_t)gio_code_cancelled());
+    }
 }
 
 const gio_backend gio_backend_threads = {

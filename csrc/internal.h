@@ -108,6 +108,11 @@ typedef struct {
     int32_t exclusive;
 } gio_lock;
 
+/* Requests that wait for a thread of the backend's. */
+typedef struct {
+    gio_request *first, *last;
+} gio_request_list;
+
 struct gio_file {
     gio_queue *queue;
     int64_t handle;          /* for transfers */
@@ -245,6 +250,10 @@ void gio_list_remove(gio_operation_list *list, gio_operation *operation);
 gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket);
 void gio_operation_tell(const gio_operation *operation, gio_outcome *outcome);
 void gio_operation_release(gio_queue *queue, gio_operation *operation);
+
+void gio_requests_append(gio_request_list *list, gio_request *request);
+gio_request *gio_requests_take(gio_request_list *list);                     /* the first, or NULL */
+int gio_requests_remove(gio_request_list *list, const gio_request *request); /* whether it was there */
 
 /* queue.c */
 int32_t gio_queue_usable(gio_queue *queue);      /* 0 or FORKED; no lock needed */

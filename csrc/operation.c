@@ -48,6 +48,37 @@ void gio_list_remove(gio_operation_list *list, gio_operation *operation)
     list->count--;
 }
 
+void gio_requests_append(gio_request_list *list, gio_request *request)
+{
+    request->next = NULL;
+    if (list->first)
+        list->last->next = request;
+    else
+        list->first = request;
+    list->last = request;
+}
+
+gio_request *gio_requests_take(gio_request_list *list)
+{
+    gio_request *request = list->first;
+    if (request)
+        list->first = request->next;
+    return request;
+}
+
+int gio_requests_remove(gio_request_list *list, const gio_request *request)
+{
+    gio_request *previous = NULL;
+    for (gio_request *at = list->first; at; previous = at, at = at->next)
+        if (at == request) {
+            *(previous ? &previous->next : &list->first) = at->next;
+            if (list->last == at)
+                list->last = previous;
+            return 1;
+        }
+    return 0;
+}
+
 /* ---- operations ---------------------------------------------------------------------------------------- */
 
 /* Memory of operations is kept until the queue is freed: a stale ticket finds a newer generation, never a hole. */
