@@ -168,10 +168,8 @@ static void iocp_reap(gio_queue *queue)
 
 static int32_t iocp_sleep(gio_queue *queue, int64_t timeout_ns)
 {
-    uint64_t timeout_ms = ((uint64_t)timeout_ns + 999999) / 1000000; /* not before the time is up */
     gio_mutex_unlock(&queue->mutex);
-    int32_t code = take_packets(queue->backend_state,
-                                timeout_ns < 0 ? INFINITE : (DWORD)gio_min(timeout_ms, INFINITE - 1));
+    int32_t code = take_packets(queue->backend_state, gio_milliseconds(timeout_ns));
     gio_mutex_lock(&queue->mutex);
     return code;
 }

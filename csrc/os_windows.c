@@ -226,8 +226,7 @@ void gio_condition_destroy(gio_condition *condition) { (void)condition; }
 void gio_condition_wake_one(gio_condition *condition) { WakeConditionVariable((CONDITION_VARIABLE *)condition); }
 void gio_condition_wake_all(gio_condition *condition) { WakeAllConditionVariable((CONDITION_VARIABLE *)condition); }
 
-/* Rounded up, so that a wait is not over before its time; what does not fit is as good as for ever. */
-static DWORD milliseconds(int64_t timeout_ns)
+DWORD gio_milliseconds(int64_t timeout_ns)
 {
     if (timeout_ns < 0)
         return INFINITE;
@@ -239,7 +238,7 @@ void gio_condition_wait(gio_condition *condition, gio_mutex *mutex, int64_t dead
     int64_t left_ns = deadline_ns < 0 ? -1 : deadline_ns - gio_now_ns();
     if (deadline_ns >= 0 && left_ns <= 0)
         left_ns = 0;
-    SleepConditionVariableSRW((CONDITION_VARIABLE *)condition, (SRWLOCK *)mutex, milliseconds(left_ns), 0);
+    SleepConditionVariableSRW((CONDITION_VARIABLE *)condition, (SRWLOCK *)mutex, gio_milliseconds(left_ns), 0);
 }
 
 typedef struct {
@@ -691,7 +690,7 @@ void gio_event_clear(gio_event *event) { ResetEvent(event->handle); }
 
 int32_t gio_event_wait(gio_event *event, int64_t timeout_ns)
 {
-    DWORD result = WaitForSingleObject(event->handle, milliseconds(timeout_ns));
+    DWORD result = WaitForSingleObject(event->handle, gio_milliseconds(timeout_ns));
     return result == WAIT_OBJECT_0 ? 0 : result == WAIT_TIMEOUT ? GIO_E_TIMEOUT : (int32_t)GetLastError();
 }
 

@@ -11,6 +11,10 @@
 
 #include "internal.h"
 
+/* A time as Windows' waits take it: rounded up, so that none is over before its time; what does not fit is as good as for
+ * ever. */
+DWORD gio_milliseconds(int64_t timeout_ns);
+
 /* What the kernel uses until the request's completion has been seen: the OVERLAPPED, and the list of pages. */
 typedef struct {
     OVERLAPPED overlapped; /* hEvent is the owner's business */

@@ -21,6 +21,7 @@ from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
 from .pages import PAGE_SIZE
 from .queue import CompletionQueue, default_queue
+from .registration import Registration
 from .segments import Segments, checked, checked_offsets, checked_targets
 from .tuning import Tuning, settings_for
 
@@ -251,8 +252,7 @@ class File:
             checked_targets(array.flags.writeable)
         queue = self._queue
         key = next(queue._keys)
-        pinned = queue._try_to_register(array) if self._registers and nbytes >= _REGISTER_BYTES else None
-        operation = Operation(self, queue, key, writes, offset, nbytes, array if pinned is None else (array, pinned))
+        operation = Operation(self, queue, key, writes, offset, nbytes, (array, self._pinned(array, nbytes)))
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
         ticket = lib.gio_submit_one(self._native, writes, ffi.from_buffer(array), nbytes, offset, key)
         return self._submitted(operation, ticket)
@@ -275,13 +275,17 @@ class File:
             segments.check_targets()
         queue = self._queue
         key = next(queue._keys)
-        pinned = None
-        if self._registers and segments.base is not None and segments.nbytes >= _REGISTER_BYTES and not copy:
-            pinned = queue._try_to_register(segments.base)
+        pinned = None if copy else self._pinned(segments.base, segments.nbytes)
         operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)
+
+    def _pinned(self, array: Array | None, nbytes: int) -> Registration | None:
+        """The array's memory registered, where that is wanted, worth it and to be had, for one transfer of so much."""
+        if not self._registers or array is None or nbytes < _REGISTER_BYTES:
+            return None
+        return self._queue._try_to_register(array)
 
     def _submitted(self, operation: Operation, ticket: int) -> Operation:
         queue = self._queue
