@@ -234,7 +234,7 @@ struct gio_queue {
     gio_event *quiet;      /* a listener that is looking at this moment */
 
     gio_thread pump;
-    int32_t pump_started, pump_parked, pump_stop;
+    int32_t pump_started, pump_parked, pump_patient, pump_stop;
     uint64_t pump_seen;         /* operations submitted when it last looked */
 
     struct { int32_t kind; uint64_t after, count, value; } fault;

@@ -516,7 +516,7 @@ static int start_backlog(gio_queue *queue)
 {
     /* The list is turned at each look, so that the next time, at the next completion, others are looked at. With nothing
      * in flight there will be none: then all are. */
-    enum { LOOKS = 32 };
+    enum { LOOKS = 32, FIRST = 4, FIRST_BYTES = 1 << 20 };
     int any = 0;
     for (uint64_t passed = 0;
          passed < queue->backlog.count && (passed < LOOKS || queue->bytes_in_flight == 0);) {
@@ -526,10 +526,14 @@ static int start_backlog(gio_queue *queue)
         gio_operation *operation = queue->backlog.first;
         gio_list_remove(&queue->backlog, operation);
         gio_list_append(&queue->backlog, operation);
-        if (start_piece(queue, operation))
-            any = 1, passed = 0;
-        else
+        if (!start_piece(queue, operation)) {
             passed++;
+            continue;
+        }
+        any = 1, passed = 0;
+        /* Of many small ones an idle device begins with the first while we prepare the rest. */
+        if (queue->requests_started == FIRST && queue->bytes_in_flight < FIRST_BYTES)
+            queue->backend->submit(queue);
     }
     return any;
 }

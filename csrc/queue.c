@@ -7,9 +7,11 @@
  *      on `changed`. A thread that waits for its own completion so pays for no hand-over between threads, which on
  *      a small machine costs as much as a small read.
  *   2. The pump, a thread of the queue's own, when there is a backlog (or a listener that cannot watch the ring) and
- *      nobody leads. That is how a large operation goes on while Python holds the GIL or computes.
+ *      nobody has taken the lead, for which it gives them a moment. That is how a large operation goes on while Python
+ *      holds the GIL or computes.
  *   3. The pump again, every TICK_NS while operations are in flight, for what else may need a hand (a short transfer
- *      to be resumed, a request that the kernel dropped). An idle queue's pump is parked and costs nothing.
+ *      to be resumed, a request that the kernel dropped); less often where somebody leads. An idle queue's pump is
+ *      parked and costs nothing.
  *
  * Backends with worker threads (threads) or none (sync) need no pump: whoever finishes a request calls
  * gio_queue_advance.
@@ -22,6 +24,10 @@
 /* Long enough that a hundred wake-ups a second cost nothing, short enough that nobody notices a request which had to
  * be resumed with nobody waiting for it. */
 static const int64_t TICK_NS = 10 * 1000 * 1000;
+/* While somebody leads there is nothing to look for, and whoever leaves a backlog behind calls. */
+static const int64_t LED_TICK_NS = 100 * 1000 * 1000;
+/* Who submits is often about to wait, and then leads at no cost. Less than what is in flight keeps a device busy for. */
+static const int64_t PATIENCE_NS = 200 * 1000;
 
 /* Requests in flight are enough when they keep the device busy while the next are being prepared; beyond that, more
  * bytes only pin more memory. */
@@ -148,7 +154,7 @@ void gio_queue_call_attention(gio_queue *queue)
         return;
     if (!queue->led && queue->followers && queue->requests_started)
         gio_condition_wake_all(&queue->changed); /* one of them takes the lead */
-    else if (queue->pump_parked ? queue->live != 0 : nobody_attends(queue))
+    else if (!queue->pump_patient && (queue->pump_parked ? queue->live != 0 : nobody_attends(queue)))
         gio_condition_wake_one(&queue->pump_wake);
 }
 
@@ -167,10 +173,17 @@ static int32_t lead(gio_queue *queue, int64_t timeout_ns)
 static void *pump(void *argument)
 {
     gio_queue *queue = argument;
+    int leading = 0;
 
     gio_mutex_lock(&queue->mutex);
     while (!queue->pump_stop) {
-        if (nobody_attends(queue)) {
+        if (nobody_attends(queue) && queue->unattended_count == 0 && !leading) {
+            queue->pump_patient = 1;
+            gio_condition_wait(&queue->pump_wake, &queue->mutex, gio_deadline_ns(PATIENCE_NS));
+            queue->pump_patient = 0;
+        }
+        leading = nobody_attends(queue);
+        if (leading) {
             queue->stats.pumped++;
             lead(queue, TICK_NS);
         }
@@ -178,13 +191,14 @@ static void *pump(void *argument)
         gio_queue_call_attention(queue); /* a waiter leads better than we do */
         if (nobody_attends(queue))
             continue;
+        leading = 0;
         if (queue->live == 0 && queue->pump_seen == queue->stats.operations) {
             queue->pump_parked = 1;
             gio_condition_wait(&queue->pump_wake, &queue->mutex, -1);
             queue->pump_parked = 0;
         } else {
             queue->pump_seen = queue->stats.operations;
-            gio_condition_wait(&queue->pump_wake, &queue->mutex, gio_deadline_ns(TICK_NS));
+            gio_condition_wait(&queue->pump_wake, &queue->mutex, gio_deadline_ns(queue->led ? LED_TICK_NS : TICK_NS));
         }
     }
     gio_mutex_unlock(&queue->mutex);
