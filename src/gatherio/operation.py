@@ -136,18 +136,19 @@ class Operation:
             return True
         queue = self._queue
         deadline = deadline_ns(timeout)
-        row = ffi.new("gio_outcome *")
+        room = queue._room()
         while self._outcome is None:
-            code = lib.gio_operation_wait(queue._native, self._ticket, slice_ns(deadline), row)
+            code = lib.gio_operation_wait(queue._native, self._ticket, slice_ns(deadline), room.rows)
             if code == 0:
-                queue._note(row, 1, self)
+                queue._note(room, 1, self)
             elif code == lib.GIO_E_GONE:  # another thread was told
                 time.sleep(0)
             elif code != lib.GIO_E_TIMEOUT and code != lib.GIO_E_INTERRUPTED:
                 raise error(code, f"waiting for the {self._doing()}", self._file.name)
             elif is_over(deadline):
-                return False
-        return True
+                break
+        queue._rooms.append(room)
+        return self._outcome is not None
 
     def done(self) -> bool:
         """Whether the outcome is known. Does not wait."""

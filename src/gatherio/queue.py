@@ -120,6 +120,17 @@ def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[An
     raise os_error(code, "; ".join(failures))
 
 
+class _Room:
+    """Memory that the core writes outcomes into, and a view to read them by."""
+
+    __slots__ = ("count", "rows", "view")
+
+    def __init__(self) -> None:
+        self.rows = ffi.new("gio_outcome[]", _BATCH)
+        self.count = ffi.new("uint32_t *")
+        self.view = memoryview(ffi.buffer(self.rows))
+
+
 class CompletionQueue:
     """An io_uring, a completion port or a pool of threads, with the operations that are under way in it.
 
@@ -174,7 +185,7 @@ class CompletionQueue:
         self._ready: dict[int, Operation] = {}  # finished, not yet handed out
         self._told: dict[int, weakref.ref[Operation]] = {}  # the same, of those whose outcome was asked for
         self._tidy_at = _BATCH
-        self._spare_rows: list[Any] = []  # memory for outcomes, between one fetch and the next
+        self._rooms: list[_Room] = []  # between one use and the next
         self._files: weakref.WeakSet[File] = weakref.WeakSet()
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
@@ -185,13 +196,20 @@ class CompletionQueue:
 
     # -- for operations and files -------------------------------------------------------------------------
 
-    def _note(self, rows: Any, count: int, asked: Operation | None = None) -> None:
+    def _room(self) -> _Room:
+        """Room for outcomes. Back to `_rooms` with it, but not after an exception: the room may be in use."""
+        try:
+            return self._rooms.pop()
+        except IndexError:
+            return _Room()
+
+    def _note(self, room: _Room, count: int, asked: Operation | None = None) -> None:
         """Take over outcomes from the core; `asked` is the operation that somebody waits for, if any.
 
         In this order, so that an exception between any two steps (KeyboardInterrupt) loses nothing: the core tells an
         outcome again until it is released, and to be told twice does no harm until the operation is let go of.
         """
-        for key, _, transferred, in_place, code, _ in _OUTCOME.iter_unpack(ffi.buffer(rows, count * _OUTCOME.size)):
+        for key, _, transferred, in_place, code, _ in _OUTCOME.iter_unpack(room.view[: count * _OUTCOME.size]):
             with self._lock:
                 operation = self._inflight.get(key)
                 if operation is None:
@@ -205,23 +223,20 @@ class CompletionQueue:
             if operation._watchers is not None:
                 operation._call_watchers()
             self._inflight.pop(key, None)
-        lib.gio_queue_release(self._native, rows, count)
+        lib.gio_queue_release(self._native, room.rows, count)
 
     def _collect(self, listener: Any = ffi.NULL, timeout_ns: int = 0) -> int:
         """Take over what has finished; waits for the first, if there is a time. Gives the core's code."""
-        try:
-            rows, count = self._spare_rows.pop()
-        except IndexError:
-            rows, count = ffi.new("gio_outcome[]", _BATCH), ffi.new("uint32_t *")
+        room = self._room()
         while True:
-            code = int(lib.gio_queue_collect(self._native, timeout_ns, listener, rows, _BATCH, count))
-            found = count[0]
+            code = int(lib.gio_queue_collect(self._native, timeout_ns, listener, room.rows, _BATCH, room.count))
+            found = room.count[0]
             if found:
-                self._note(rows, found)
+                self._note(room, found)
             elif code not in _NOTHING_YET:
                 raise error(code, "collecting completions")
             if found < _BATCH:
-                self._spare_rows.append((rows, count))  # not after an exception, which may strike while they are in use
+                self._rooms.append(room)
                 return code
             timeout_ns = 0
 
