@@ -188,6 +188,27 @@ def test_the_limit_of_locked_memory() -> None:
 
 
 @needs_uring
+def test_a_tuned_file_registers_separate_pages_for_one_transfer(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    rows = gio.zeros((512, PAGE), "u1")
+    rows[:] = np.arange(512)[:, np.newaxis] % 251
+    expected, pages = rows[1::2].tobytes(), gio.Segments.rows(rows, np.arange(1, 512, 2))
+    with gio.open(disk_dir / "a", "w+", queue=uring, tuning={"registered": True}) as file:
+        for _ in range(300):  # more than there are slots: each transfer gives its own back
+            before = registered(uring)
+            file.write_gather(pages, 0).result()
+            assert registered(uring) > before
+        before = registered(uring)
+        file.write_at(rows, 2**21).result()
+        file.write_gather([rows[:256], rows[256:]], 2**21).result()
+        assert registered(uring) == before, "long runs gain nothing"
+        rows[:] = 0
+        file.read_scatter(pages, 0).result()
+        assert registered(uring) > before
+    assert rows[1::2].tobytes() == expected
+    assert not rows[::2].any()
+
+
+@needs_uring
 def test_read_only_memory_can_be_written_from(uring: gio.CompletionQueue, disk_dir: Path) -> None:
     memory = placed(words(0, 4 * PAGE))
     memory.flags.writeable = False

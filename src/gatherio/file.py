@@ -41,7 +41,8 @@ _MODES: Final[dict[str, tuple[int, int]]] = {
     "x+": (_READ | _WRITE, lib.GIO_OPEN_NEW),
 }
 _STAGING: Final = {False: lib.GIO_STAGE_NOTHING, None: lib.GIO_STAGE_RAGGED, True: lib.GIO_STAGE_ALL}
-_REGISTER_BYTES: Final = 1 << 20  # below, to register memory for one transfer costs more than it saves
+_REGISTER_BYTES: Final = 1 << 20  # below, to register memory for one transfer costs more than it saves,
+_REGISTER_SEGMENT_MAX: Final = 1 << 18  # and so it does with segments of this size and more
 _OFFSET_MAX: Final = 2**63 - 1
 
 
@@ -252,7 +253,7 @@ class File:
             checked_targets(array.flags.writeable)
         queue = self._queue
         key = next(queue._keys)
-        operation = Operation(self, queue, key, writes, offset, nbytes, (array, self._pinned(array, nbytes)))
+        operation = Operation(self, queue, key, writes, offset, nbytes, array)
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
         ticket = lib.gio_submit_one(self._native, writes, ffi.from_buffer(array), nbytes, offset, key)
         return self._submitted(operation, ticket)
@@ -275,17 +276,23 @@ class File:
             segments.check_targets()
         queue = self._queue
         key = next(queue._keys)
-        pinned = None if copy else self._pinned(segments.base, segments.nbytes)
+        pinned = None if copy else self._pinned(segments)
         operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)
 
-    def _pinned(self, array: Array | None, nbytes: int) -> Registration | None:
-        """The array's memory registered, where that is wanted, worth it and to be had, for one transfer of so much."""
-        if not self._registers or array is None or nbytes < _REGISTER_BYTES:
+    def _pinned(self, segments: Segments) -> Registration | None:
+        """The segments' memory registered for one transfer, where that is wanted and to be had.
+
+        It pays for many small segments, each of which the kernel would look up by itself. One contiguous run costs the
+        same either way: its pages are looked up once.
+        """
+        if not self._registers or segments.base is None:
             return None
-        return self._queue._try_to_register(array)
+        if segments.nbytes < _REGISTER_BYTES or segments.nbytes >= _REGISTER_SEGMENT_MAX * len(segments):
+            return None
+        return self._queue._try_to_register(segments.base)
 
     def _submitted(self, operation: Operation, ticket: int) -> Operation:
         queue = self._queue
@@ -613,8 +620,9 @@ def open(
         Windows the system asks, always.
     tuning : dict or False, optional
         None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
-        ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered``, and
-        ``stage_below``: with ``copy=None``, pages in segments shorter than this on average are staged. False: none.
+        ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered`` (memory
+        of many small segments, for each transfer in place), and ``stage_below``: with ``copy=None``, pages in segments
+        shorter than this on average are staged. False: none.
         `File.reason` tells what is used and where it comes from.
 
     Returns

@@ -49,7 +49,8 @@ class Tuning:
     depth : int
         Requests in flight at most; None is the default.
     registered : bool
-        Whether memory is registered with the kernel, where that can be had.
+        Whether the memory of many small segments is registered with the kernel for each transfer in place, where that
+        can be had.
     stage_below : int
         With ``copy=None``, pages whose segments are shorter than this on average are copied through large buffers;
         0 never does that.
