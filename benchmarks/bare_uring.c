@@ -3,11 +3,12 @@
  *
  *     cc -O2 -o bare_uring bare_uring.c
  *     bare_uring --file F --rw read|write|randread|randwrite --block BYTES --depth N --bytes TOTAL
- *                [--segments N] [--fixed] [--buffered] [--batch N]
+ *                [--segments N] [--fixed] [--buffered] [--batch N] [--whole]
  *
  * The file has to be there, and as long as TOTAL. --segments makes each request of N separate memory pages, each
- * BYTES / N long; --fixed registers the memory with the kernel beforehand; --batch waits for N completions at a time. Prints
- * one JSON object. The data is not looked at: for writes, the memory holds zeros.
+ * BYTES / N long; --fixed registers the memory with the kernel beforehand; --batch waits for N completions at a time; with
+ * --whole each request has memory of its own, as in one array of TOTAL bytes, and without it `depth` buffers are used over and
+ * over. Prints one JSON object. The data is not looked at: for writes, the memory holds zeros.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,7 +48,7 @@ struct params {
 
 static struct {
     const char *file;
-    int writes, random, fixed, buffered;
+    int writes, random, fixed, buffered, whole;
     uint64_t block, bytes, segments;
     uint32_t depth, batch;
 } options = {.block = 1 << 20, .bytes = 1 << 30, .segments = 1, .depth = 8, .batch = 1};
@@ -61,7 +62,7 @@ static void fail(const char *what)
 static void usage(void)
 {
     fprintf(stderr, "usage: bare_uring --file F --rw read|write|randread|randwrite --block BYTES --depth N --bytes TOTAL "
-                    "[--segments N] [--fixed] [--buffered] [--batch N]\n");
+                    "[--segments N] [--fixed] [--buffered] [--batch N] [--whole]\n");
     exit(2);
 }
 
@@ -71,6 +72,7 @@ static void parse(int argc, char **argv)
         const char *name = argv[i];
         if (strcmp(name, "--fixed") == 0) { options.fixed = 1; continue; }
         if (strcmp(name, "--buffered") == 0) { options.buffered = 1; continue; }
+        if (strcmp(name, "--whole") == 0) { options.whole = 1; continue; }
         if (++i == argc)
             usage();
         if (strcmp(name, "--file") == 0) options.file = argv[i];
@@ -142,7 +144,9 @@ int main(int argc, char **argv)
 
     /* Segments lie in separate pages in both directions of sorting: slot by slot, every other page, last first. */
     uint64_t spread = options.segments > 1 ? 2 : 1, slot_bytes = options.block * spread;
-    uint64_t memory_bytes = (options.depth * slot_bytes + (2 << 20) - 1) >> 21 << 21;
+    uint64_t total = options.bytes / options.block, started = 0, finished = 0;
+    uint64_t slots = options.whole ? total : options.depth;
+    uint64_t memory_bytes = (slots * slot_bytes + (2 << 20) - 1) >> 21 << 21;
     char *memory = mmap(NULL, memory_bytes + (2 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         fail("mmap of the buffers");
@@ -153,13 +157,12 @@ int main(int argc, char **argv)
     if (options.fixed && syscall(REGISTER, ring, REGISTER_BUFFERS, &whole, 1) < 0)
         fail("registering the buffers");
     uint64_t part = options.block / options.segments;
-    struct iovec *vectors = calloc(options.depth * options.segments, sizeof *vectors);
-    for (uint64_t i = 0; i < options.depth; i++)
+    struct iovec *vectors = calloc(slots * options.segments, sizeof *vectors);
+    for (uint64_t i = 0; i < slots; i++)
         for (uint64_t k = 0; k < options.segments; k++)
             vectors[i * options.segments + k] =
                 (struct iovec){memory + i * slot_bytes + (options.segments - 1 - k) * spread * part, part};
 
-    uint64_t total = options.bytes / options.block, started = 0, finished = 0;
     uint32_t *free_slots = malloc(options.depth * sizeof *free_slots), free_count = options.depth;
     for (uint32_t i = 0; i < options.depth; i++)
         free_slots[i] = options.depth - 1 - i;
@@ -170,7 +173,7 @@ int main(int argc, char **argv)
     while (finished < total) {
         uint32_t tail = *sq_tail, submit = 0;
         for (; free_count && started < total; started++, submit++, tail++) {
-            uint32_t slot = free_slots[--free_count];
+            uint64_t user_data = free_slots[--free_count], slot = options.whole ? started : user_data;
             struct sqe *sqe = &sqes[tail & sq_mask];
             memset(sqe, 0, sizeof *sqe);
             sqe->opcode = opcode;
@@ -178,7 +181,7 @@ int main(int argc, char **argv)
             sqe->offset = (options.random ? random_next() % total : started) * options.block;
             sqe->address = options.segments > 1 ? (uintptr_t)&vectors[slot * options.segments] : (uintptr_t)(memory + slot * slot_bytes);
             sqe->length = (uint32_t)(options.segments > 1 ? options.segments : options.block);
-            sqe->user_data = slot;
+            sqe->user_data = user_data;
         }
         __atomic_store_n(sq_tail, tail, __ATOMIC_RELEASE);
         uint32_t in_flight = options.depth - free_count, wait = options.batch < in_flight ? options.batch : in_flight;

@@ -54,6 +54,13 @@ def without_tools(**environment: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_makes_its_files_when_it_runs(section: str, disk_dir: Path) -> None:
+    """All sections are listed before the first one runs, and files are removed behind each."""
+    assert list(SECTIONS[section](Bed(disk_dir, Extent(2 * MIB, tiny=True))))
+    assert list(disk_dir.glob("*.bin")) == []
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_runs_and_its_results_have_their_shape(section: str, disk_dir: Path) -> None:
     printed, found = measured(disk_dir, "--section", section)
     assert {row["section"] for row in found["rows"]} == {section}

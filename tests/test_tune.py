@@ -122,6 +122,13 @@ def test_the_choice(disk_dir: Path) -> None:
     assert chosen("cpu", fast, candidate("cheap but slow", 500, 0.01), usual) == "fast"
     assert chosen("throughput", fast, candidate("usual", 985, 1)) == "usual", "the difference is noise"
 
+    def stages(aim: tuner.Aim, in_place: tuner.Candidate, staged: tuner.Candidate) -> bool:
+        return tuner.Tuner(bed, aim, 1.0, lambda done, total, what: None)._stages(in_place, staged)
+
+    in_place, staged = candidate(False, 300, 0.03), candidate(True, 900, 0.1)
+    assert stages("throughput", in_place, staged) and not stages("cpu", in_place, staged)
+    assert stages("cpu", candidate(False, 300, 0.03), candidate(True, 900, 0.01))
+
 
 # --- what open does with it ---
 

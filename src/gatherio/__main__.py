@@ -10,7 +10,7 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -157,27 +157,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_info(commands: Any) -> None:
-    command = commands.add_parser(
-        "info",
-        help="what this system, and a file system, have to offer",
-        description=INFO_TEXT,
-        epilog=INFO_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add_command(
+    commands: Any, name: str, summary: str, text: str, epilog: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_info(commands: Any) -> None:
+    summary = "what this system, and a file system, have to offer"
+    command = _add_command(commands, "info", summary, INFO_TEXT, INFO_EPILOG, _run_info)
     command.add_argument("path", nargs="?", metavar="PATH", help="a file, or a folder in which one can be made")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=_run_info)
 
 
 def _add_demo(commands: Any) -> None:
-    command = commands.add_parser(
-        "demo",
-        help="gather, scatter, save and load, checked and measured beside numpy",
-        description=DEMO_TEXT,
-        epilog=DEMO_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "gather, scatter, save and load, checked and measured beside numpy"
+    command = _add_command(commands, "demo", summary, DEMO_TEXT, DEMO_EPILOG, _run_demo)
     command.add_argument("directory", nargs="?", default=".", metavar="DIR", help="where (default: this folder)")
     command.add_argument(
         "--size",
@@ -191,31 +190,18 @@ def _add_demo(commands: Any) -> None:
         "--backend", choices=BACKENDS, help="what carries out transfers (default: the best that works)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
-    command.set_defaults(run=_run_demo)
 
 
 def _add_bench(commands: Any) -> None:
-    command = commands.add_parser(
-        "bench",
-        help="the study: this disk at every size and depth, beside fio, numpy and others",
-        description=bench.TEXT,
-        epilog=bench.EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "the study: this disk at every size and depth, beside fio, numpy and others"
+    command = _add_command(commands, "bench", summary, bench.TEXT, bench.EPILOG, bench.run_bench)
     bench.add_options(command, size)
-    command.set_defaults(run=bench.run_bench)
 
 
 def _add_tune(commands: Any) -> None:
-    command = commands.add_parser(
-        "tune",
-        help="measure a device for a minute, and store the settings that suit it",
-        description=tune.TEXT,
-        epilog=tune.EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "measure a device for a minute, and store the settings that suit it"
+    command = _add_command(commands, "tune", summary, tune.TEXT, tune.EPILOG, tune.run_tune)
     tune.add_options(command, size)
-    command.set_defaults(run=tune.run_tune)
 
 
 # --- info ---

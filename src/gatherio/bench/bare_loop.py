@@ -49,12 +49,15 @@ def run(
     *,
     fixed: bool = False,
     segments: int = 1,
+    whole: bool = False,
 ) -> Run:
-    """Let it move `nbytes` of an existing file, directly."""
+    """Let it move `nbytes` of an existing file, directly; with `whole` from or to one array of that many bytes."""
     command: list[Any] = [program, "--file", path, "--rw", how, "--block", request_size, "--depth", depth]
     command += ["--bytes", nbytes]
     if fixed:
         command.append("--fixed")
+    if whole:
+        command.append("--whole")
     if segments > 1:
         command += ["--segments", segments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

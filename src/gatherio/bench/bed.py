@@ -27,7 +27,7 @@ from .runs import MIB, Run, measured
 Array = npt.NDArray[Any]
 
 #: Rounds of a figure that is quoted. Fewer have no median that stays where it is.
-ROUNDS: Final = 7
+ROUNDS: Final = 11
 #: Rounds of a map: two hundred cells beside each other show an outlier by themselves.
 MAP_ROUNDS: Final = 3
 #: Seconds of one run in a map.
@@ -125,11 +125,14 @@ class Bed:
 # --- the transfers that most sections are made of ---
 
 
-def write_all(file: File, arrays: list[Array] | Segments, *, copy: bool | None = False) -> Run:
-    """Gather into the file from its start on."""
+def write_all(file: File, arrays: list[Array] | Segments, *, copy: bool | None = False, flush: bool = True) -> Run:
+    """Gather into the file from its start on, and push it to stable storage."""
     nbytes = arrays.nbytes if isinstance(arrays, Segments) else sum(array.nbytes for array in arrays)
     return measured(
-        lambda: file.write_gather(arrays, 0, copy=copy).result(), nbytes, flush=file.flush, told=file.reason
+        lambda: file.write_gather(arrays, 0, copy=copy).result(),
+        nbytes,
+        flush=file.flush if flush else None,
+        told=file.reason,
     )
 
 
@@ -158,11 +161,13 @@ def opened(
     durable: bool = False,
     backend: str | None = None,
     registered: bool = False,
+    register: Array | None = None,
     preallocate: int | None = None,
 ) -> Run:
-    """Open a file with a queue of its own for one run."""
+    """Open a file with a queue of its own for one run. Memory to `register` is registered before the clock starts."""
     with (
         CompletionQueue(depth, backend=backend, request_size=request_size) as queue,
+        contextlib.nullcontext() if register is None else queue.register(register),
         open_file(
             path,
             mode,

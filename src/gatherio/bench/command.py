@@ -171,4 +171,4 @@ def _in_memory(folder: Path) -> bool:
 
 def _tuning(folder: Path) -> str | None:
     settings = settings_for(folder, None)
-    return settings.reason if settings else None
+    return str(settings) if settings else None  # without the file's name, which is this user's own affair

@@ -190,7 +190,8 @@ def _row(group: Group, contender: Contender, runs: list[Run], note: str) -> dict
         "cache_percent": _spread(cache_percent(run) for run in runs if run.sample.cache_bytes is not None),
         "samples": [run.sample._asdict() for run in runs],
         "latency_us": _latency(runs),
-        "told": next((run.told for run in runs if run.told), ""),
+        # Results are shown to others: the user's own folder is nobody's business.
+        "told": next((run.told for run in runs if run.told), "").replace(str(Path.home()), "~"),
         "note": f"LOSES DATA: {loss}" if loss else note,
     }
 

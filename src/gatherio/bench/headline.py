@@ -49,9 +49,12 @@ def pair(line: Line, rows: list[Row]) -> tuple[Row | None, Row | None]:
     return _fastest(line.ours, group), _fastest(line.theirs, group)
 
 
+def _named(rule: str, rows: list[Row]) -> list[Row]:
+    return [row for row in rows if (row["name"].startswith(rule[:-1]) if rule.endswith("*") else row["name"] == rule)]
+
+
 def _fastest(rule: str, rows: list[Row]) -> Row | None:
-    found = [row for row in rows if (row["name"].startswith(rule[:-1]) if rule.endswith("*") else row["name"] == rule)]
-    return max(found, key=lambda row: float(shown_rate(row)["median"]), default=None)
+    return max(_named(rule, rows), key=lambda row: float(shown_rate(row)["median"]), default=None)
 
 
 def shown_rate(row: Row) -> dict[str, float]:
@@ -76,8 +79,9 @@ def _cells(line: Line, rows: list[Row]) -> list[str]:
         return []
     mine = [line.title, _rate_text(ours), _cpu_text(ours)]
     if theirs is None:
-        note = next((row["note"] for row in rows if (row["section"], row["group"]) == line[1:3] and row["note"]), "")
-        return [*mine, note or "-", "", "", ""]
+        group = [row for row in rows if (row["section"], row["group"]) == line[1:3]]
+        note = next((row["note"] for row in _named(line.theirs, group) if row["note"]), "-")
+        return [*mine, note, "", "", ""]
     spread = ratio(ours, theirs)
     times = cell({"median": spread.median, "min": spread.min, "max": spread.max})
     return [*mine, theirs["name"], _rate_text(theirs), _cpu_text(theirs), times]

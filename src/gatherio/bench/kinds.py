@@ -37,7 +37,7 @@ def kinds(bed: Bed) -> Iterator[Group]:
 
 
 def _memory(bed: Bed, how: str, request_size: int, depth: int) -> Group:
-    """Huge and small pages, plain and registered buffers."""
+    """Huge and small pages, in plain buffers and in such as were registered beforehand."""
 
     def run(huge_pages: bool | None, registered: bool) -> Run:
         array = bed.array(huge_pages=huge_pages)
@@ -48,7 +48,7 @@ def _memory(bed: Bed, how: str, request_size: int, depth: int) -> Group:
             lambda file: transfer(file, [array]),
             request_size=request_size,
             depth=depth,
-            registered=registered,
+            register=array if registered else None,
         )
 
     axes: Axes = {"how": how, "request_size": request_size, "depth": depth}
@@ -88,7 +88,10 @@ def _files(bed: Bed, how: str) -> Group:
             files = [stack.enter_context(open_file(path, mode, queue=queue)) for path in paths]
             return _together(how, list(zip(files, parts, [0] * count, strict=True)))
 
-    contenders = [Contender(f"{count} files", partial(run, count), {"how": how, "files": count}) for count in FILES]
+    contenders = [
+        Contender(f"{count} file{'s' if count > 1 else ''}", partial(run, count), {"how": how, "files": count})
+        for count in FILES
+    ]
     return Group("kinds", f"files, {how}", contenders, bed.extent.few_rounds, done=partial(_remove_parts, bed))
 
 

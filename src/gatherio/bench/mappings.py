@@ -46,9 +46,9 @@ def mappings(bed: Bed) -> Iterator[Group]:
 def _locks(bed: Bed, how: str) -> Group:
     """64 bytes and the page cache: the cheapest transfer there is, so that what is added shows."""
     count = 200 if bed.extent.tiny else 20_000
-    path = bed.file("write")
 
     def run(honors: bool, held: int) -> Run:
+        path = bed.file("write")
         with ExitStack() as stack:
             queue = stack.enter_context(CompletionQueue(backend="sync"))
             file, other = (
@@ -93,14 +93,14 @@ def _transfers(call: Callable[[Array, int], Operation], count: int) -> Run:
 def _views(bed: Bed) -> Group:
     """Small arrays all over a file, of which nothing is touched."""
     count = 200 if bed.extent.tiny else 100_000
-    path = bed.file()
     offsets = np.random.default_rng(1).integers(0, bed.size - 64, count).tolist()
 
     def ours() -> Run:
-        with Mapping(path, "r") as m:
+        with Mapping(bed.file(), "r") as m:
             return _made(lambda offset: m.array(16, "f4", offset), offsets)
 
     def theirs() -> Run:
+        path = bed.file()
         return _made(lambda offset: np.memmap(path, "f4", "r", offset, 16), offsets[: count // 20])
 
     contenders = [Contender("m.array", ours), Contender("np.memmap", theirs, {"library": "numpy"}, foreign=True)]
@@ -124,11 +124,10 @@ def _made(make: Callable[[int], Array], offsets: list[int]) -> Run:
 
 def _copies(bed: Bed) -> Group:
     """All of a mapped file that is in the page cache. `m.read` and `m.write` stand one that shrinks."""
-    path = bed.file("write")
     target = pages.zeros(MIB, np.uint8)
 
     def run(name: str) -> Run:
-        with Mapping(path) as m:
+        with Mapping(bed.file("write")) as m:
             whole = m.array(m.size, np.uint8)
             int(whole[::4096].sum())  # what is not in the cache yet comes now
 

@@ -32,6 +32,7 @@ STYLES: Final = [
     {"color": "#000000", "marker": "x", "linestyle": "-"},
     {"color": "#7b4fa0", "marker": "v", "linestyle": "--"},
     {"color": "#a08000", "marker": "P", "linestyle": "-."},
+    {"color": "#b03060", "marker": "*", "linestyle": ":"},
 ]
 
 
@@ -244,6 +245,7 @@ def paths(content: Content) -> Any:
     axis.set_yticks([y - 0.5 for y in range(1, len(kinds))], minor=True)
     axis.grid(which="minor", color="black", linewidth=0.5)
     axis.tick_params(which="both", length=0)
+    axis.set_title("the way that each transfer took, and its best rate there (darker is faster)", fontsize=11, pad=12)
     figure.tight_layout()
     return figure
 
@@ -279,7 +281,8 @@ def separate(content: Content) -> Any:
 def small(content: Content) -> Any:
     """Small operations at random places by depth: each way's rate and CPU."""
     rows = [row for row in _section(content, "small") if not row["latency_us"]]
-    kinds = list(dict.fromkeys((row["axes"]["how"], row["axes"]["size"]) for row in rows))
+    rows = [row for row in rows if "registered" not in row["name"]]  # nearly the same, and lines enough without
+    kinds = sorted({(row["axes"]["how"], row["axes"]["size"]) for row in rows}, key=lambda kind: (kind[1], kind[0]))
     if not kinds:
         return None
     figure, axes = pyplot.subplots(2, len(kinds), figsize=(3.4 * len(kinds) + 1, 6.4), squeeze=False)
@@ -304,9 +307,9 @@ def small(content: Content) -> Any:
 
 
 def _small_name(row: Row) -> str:
-    if row["axes"]["library"] != "gatherio":
-        return str(row["axes"]["library"])
-    return str(row["name"]).replace("result()", "queue.get()")
+    """For the legend: what goes by several names has one."""
+    name = str(row["name"])
+    return "os.preadv, os.pwritev" if name.startswith("os.") else re.sub(r", (result|queue\.get)\(\)", "", name)
 
 
 def latency(content: Content) -> Any:

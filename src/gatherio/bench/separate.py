@@ -34,7 +34,7 @@ def separate(bed: Bed) -> Iterator[Group]:
                 yield _group(bed, how, run_pages, order)
 
 
-class _Places:
+class Places:
     """The runs of pages: every second row of an array, so that no two stand together."""
 
     def __init__(self, bed: Bed, run_pages: int, order: str) -> None:
@@ -50,11 +50,11 @@ class _Places:
 
 
 def _group(bed: Bed, how: str, run_pages: int, order: str) -> Group:
-    made: list[_Places] = []
+    made: list[Places] = []
 
-    def places() -> _Places:
+    def places() -> Places:
         if not made:
-            made.append(_Places(bed, run_pages, order))
+            made.append(Places(bed, run_pages, order))
         return made[0]
 
     def sequential() -> Run:
@@ -116,7 +116,7 @@ def _claims(how: str, title: str, *, quoted: bool) -> list[Claim]:
     return [best, cheapest, *ways]
 
 
-def _check(bed: Bed, places: _Places) -> None:
+def _check(bed: Bed, places: Places) -> None:
     """End the study unless the pages arrive in their order, and find their way back, both ways."""
     for copy in (False, True):
         fill_pattern(places.rows)

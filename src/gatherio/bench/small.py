@@ -25,7 +25,7 @@ from .bed import Array, Bed, finished, has_registered
 from .fio import FioJob
 from .groups import Axes, Claim, Contender, Group
 from .room import BenchError
-from .runs import KIB, Run, Target, cpu_per_operation, measured, operations_per_second
+from .runs import KIB, MIB, Run, Target, cpu_per_operation, measured, operations_per_second
 
 SIZES: Final = (4 * KIB, 64 * KIB)
 DEPTHS: Final = (1, 4, 16, 32, 64, 128)
@@ -34,6 +34,7 @@ QUICK_DEPTHS: Final = (1, 32)
 COUNTS: Final = {4 * KIB: {1: 6_000, 4: 15_000}, 64 * KIB: {1: 3_000, 4: 6_000}}
 COUNT_DEEPER: Final = {4 * KIB: 30_000, 64 * KIB: 8_000}
 BATCH: Final = 1024
+HUGE_PAGE: Final = 2 * MIB
 PERCENTILES: Final = (50, 90, 99, 99.9, 100)
 
 OBJECTS_TARGET: Final = Target(">=", 0.95)  # of the bare loop's rate, at depths 1, 32 and 128
@@ -60,8 +61,9 @@ class Job:
         return offsets
 
     def buffers(self) -> Array:
-        """One for each operation in flight."""
-        return pages.zeros((self.depth, self.size), np.uint8)
+        """One for each operation in flight, on huge pages, as the bare loop has them."""
+        count = max(self.depth, HUGE_PAGE // self.size)
+        return pages.zeros((count, self.size), np.uint8)[: self.depth]
 
 
 Way = Callable[[Job], Run]
@@ -87,11 +89,9 @@ def _count(bed: Bed, size: int, depth: int) -> int:
 def _group(bed: Bed, how: str, size: int, depth: int) -> Group:
     quoted = how == "read" and size == 4 * KIB and depth in QUOTED_DEPTHS
     axes: Axes = {"how": how, "size": size, "depth": depth}
-    contenders = [
-        *(_way(bed, name, way, axes, registered) for name, way, registered in _ways(how, depth)),
-        _bare(bed, axes),
-        _fio(bed, axes),
-    ]
+    contenders = [_way(bed, name, way, axes, registered) for name, way, registered in _ways(how, depth)]
+    contenders.insert(2, _bare(bed, axes))  # next to those that are compared with it: disks drift
+    contenders.append(_fio(bed, axes))
     rounds = bed.extent.rounds if quoted else bed.extent.few_rounds
     title = f"{how} {size // KIB} KiB, depth {depth}"
     claims = _claims(title, [contender.name for contender in contenders], depth, quoted=quoted)

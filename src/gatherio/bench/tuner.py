@@ -3,7 +3,7 @@
 request size    what carries one array fastest, written and read; the smaller half of the field leaves the
                 race after each round
 depth           the least that small random reads gain nothing beyond
-registered      if it is to be had, and is no slower
+registered      if it saves CPU time with separate pages in place, and is no slower
 stage_below     up to which length runs of separate pages are better copied through large buffers
 """
 
@@ -16,22 +16,20 @@ from functools import partial
 from statistics import median
 from typing import Any, Final, Literal
 
-import numpy as np
-
 from .._report import Step
 from ..pages import PAGE_SIZE
 from ..queue import DEFAULT_DEPTH, DEFAULT_REQUEST_SIZE
 from ..segments import Segments
 from ..tuning import Tuning
-from .bed import BYTES_IN_FLIGHT_MAX, Array, Bed, has_registered, opened, read_all, write_all
+from .bed import BYTES_IN_FLIGHT_MAX, Bed, has_registered, opened, read_all, write_all
 from .runs import KIB, MIB, Run, cpu_per_gib, operations_per_second, rate
+from .separate import RUNS, Places
 from .small import Job, objects
 
 Aim = Literal["throughput", "cpu"]
 
 REQUEST_SIZES: Final = tuple(2**power * KIB for power in range(8, 15))  # 256 KiB to 16 MiB
 DEPTHS: Final = (16, 32, 64, 128, 256)
-RUNS: Final = (1, 4, 16, 64)  # pages
 READS: Final = 12_000
 #: Shares of the time, and what is left for making the files.
 SEQUENTIAL_SHARE, DEPTH_SHARE, REGISTERED_SHARE = 0.4, 0.2, 0.1
@@ -39,6 +37,8 @@ SEQUENTIAL_SHARE, DEPTH_SHARE, REGISTERED_SHARE = 0.4, 0.2, 0.1
 NOTICEABLE: Final = 0.03
 #: What the cheapest setting may cost in throughput.
 CPU_AIM_RATE: Final = 0.9
+#: What registered memory may cost at most, of the CPU time without: where the user may lock none, it saves nothing.
+REGISTERED_CPU: Final = 0.8
 ROUNDS_MAX: Final = 7
 
 
@@ -112,16 +112,16 @@ class Tuner:
 
     def _request_size(self) -> int:
         field_of = [
-            Candidate(f"requests of {size // KIB} KiB", size, *self._sequential(size, in_flight(size), False))
+            Candidate(f"requests of {size // KIB} KiB", size, *self._sequential(size, in_flight(size)))
             for size in sorted(REQUEST_SIZES, key=lambda size: size != DEFAULT_REQUEST_SIZE)
             if size <= max(self.bed.size // 2, min(REQUEST_SIZES))
         ]
         self._race(field_of, SEQUENTIAL_SHARE)
         return int(self._best(field_of, DEFAULT_REQUEST_SIZE).value)
 
-    def _sequential(self, size: int, depth: int, registered: bool) -> tuple[Callable[[], Run], Callable[[], Run]]:
+    def _sequential(self, size: int, depth: int) -> tuple[Callable[[], Run], Callable[[], Run]]:
         array = self.bed.array()
-        settings: dict[str, Any] = {"request_size": size, "depth": depth, "registered": registered}
+        settings: dict[str, Any] = {"request_size": size, "depth": depth}
         write = partial(opened, self.bed.file("write"), "r+", lambda file: write_all(file, [array]), **settings)
         read = partial(opened, self.bed.file("read"), "r", lambda file: read_all(file, [array]), **settings)
         return write, read
@@ -175,7 +175,7 @@ class Tuner:
                 found.setdefault(depth, []).append(operations_per_second(objects(job)))
         rates = {depth: median(values) for depth, values in found.items()}
         self.measured += [
-            {"name": f"{depth} small reads in flight", "per_s": round(value)} for depth, value in rates.items()
+            {"name": f"{depth} small reads in flight", "per_s": round(value)} for depth, value in sorted(rates.items())
         ]
         enough = (1 - NOTICEABLE) * max(rates.values())
         depth = min(depth for depth, value in rates.items() if value >= enough)
@@ -186,21 +186,24 @@ class Tuner:
     # -- registered memory ------------------------------------------------------------------------------------
 
     def _registered(self, request_size: int, depth: int) -> bool:
+        """Whether to register memory for transfers of separate pages in place; with one array it saves nothing."""
         if not has_registered() or self._over(SEQUENTIAL_SHARE + DEPTH_SHARE):
             return False
+        segments = Places(self.bed, 1, "shuffled").segments
+        settings = {"request_size": request_size, "depth": depth}
         candidates = [
-            Candidate(f"{name} buffers", value, *self._sequential(request_size, depth, value))
+            Candidate(
+                f"separate pages in place, {name} buffers",
+                value,
+                *self._scattered(segments, False, {**settings, "registered": value}),
+            )
             for name, value in (("plain", False), ("registered", True))
         ]
-        try:
-            self._race(candidates, SEQUENTIAL_SHARE + DEPTH_SHARE + REGISTERED_SHARE)
-        except OSError as error:  # no locked memory left to this user
-            self.measured.append({"name": f"registered buffers: {error}"})
-            return False
+        self._race(candidates, SEQUENTIAL_SHARE + DEPTH_SHARE + REGISTERED_SHARE)
         plain, registered = candidates
         if not registered.runs:
             return False
-        return registered.rate >= (1 - NOTICEABLE) * plain.rate and registered.cpu <= plain.cpu
+        return registered.rate >= (1 - NOTICEABLE) * plain.rate and registered.cpu <= REGISTERED_CPU * plain.cpu
 
     # -- separate pages ---------------------------------------------------------------------------------------
 
@@ -210,7 +213,7 @@ class Tuner:
         for number, pages in enumerate(RUNS):
             if self._over(0.95):
                 break
-            segments = self._runs_of(pages)
+            segments = Places(self.bed, pages, "shuffled").segments
             settings = {"request_size": request_size, "depth": depth, "registered": registered}
             candidates = [
                 Candidate(f"runs of {pages} pages, {name}", copy, *self._scattered(segments, copy, settings))
@@ -218,15 +221,16 @@ class Tuner:
             ]
             share = SEQUENTIAL_SHARE + DEPTH_SHARE + REGISTERED_SHARE
             self._race(candidates, share + (1 - share) * (number + 1) / len(RUNS))
-            if self._best(candidates, False).value is not True:
+            if not self._stages(*candidates):
                 break
             below = pages * PAGE_SIZE + 1
         return below
 
-    def _runs_of(self, pages: int) -> Segments:
-        count = max(2, self.bed.size // 2 // (pages * PAGE_SIZE))
-        rows: Array = self.bed.array(2 * count * pages * PAGE_SIZE).reshape(2 * count, pages * PAGE_SIZE)
-        return Segments.rows(rows, np.random.default_rng(1).permutation(np.arange(0, 2 * count, 2)))
+    def _stages(self, in_place: Candidate, staged: Candidate) -> bool:
+        """Who wants to save CPU time does not copy, however much faster that is, unless it is cheaper as well."""
+        if self.aim == "cpu":
+            return bool(in_place.runs and staged.runs) and staged.cpu < (1 - NOTICEABLE) * in_place.cpu
+        return self._best([in_place, staged], False) is staged
 
     def _scattered(
         self, segments: Segments, copy: bool, settings: dict[str, Any]
