@@ -32,6 +32,7 @@ import pytest
 from oracle import BACKENDS, LACKING, ON_WINDOWS, skip_on_windows
 
 import gatherio as gio
+from gatherio import npy
 
 collect_ignore = [] if ON_WINDOWS else ["test_windows.py", "test_windows_mapping.py"]  # nothing of it can run
 
@@ -287,3 +288,12 @@ def any_folder(request: pytest.FixtureRequest) -> Path:
 def open_file(queue: gio.CompletionQueue, direct: bool | None) -> Callable[..., gio.File]:
     """`gio.open` for the backend and the way (direct or buffered) of this run."""
     return functools.partial(gio.open, direct=direct, queue=queue)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that large arrays go through, with small ones: many pieces, blocks and buffers."""
+    monkeypatch.setattr(npy, "PIECE", 64 << 10)
+    monkeypatch.setattr(npy, "FIRST_FAULTED_PIECE", 4 << 10)
+    monkeypatch.setattr(npy, "BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(npy, "BLOCK_BYTES", 8 << 10)

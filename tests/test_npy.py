@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,36 +22,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from npy_oracle import Array, assert_same, data_offset_of, filled
 from oracle import ON_WINDOWS, fifo, not_on_windows, not_under_wine, run_python
 from this_process import comes_down, handle_count, virtual
 
 import gatherio as gio
-from gatherio import npy
 
 MIB = 1 << 20
-
-Array = np.ndarray[Any, Any]
-
-
-def assert_same(found: Array, expected: Array) -> None:
-    """Bit by bit, so NaN and signed zeros too; without padding, which numpy.load does not restore."""
-    assert found.dtype == expected.dtype
-    assert found.shape == expected.shape
-    if found.dtype.names is None:
-        assert found.tobytes() == np.asarray(expected).tobytes()
-    else:
-        for name in found.dtype.names:
-            assert_same(np.asarray(found)[name], np.asarray(expected)[name])
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
-
-
-def data_offset_of(path: Path) -> int:
-    raw = path.read_bytes()[:12]
-    start, field = (10, "<H") if raw[6] == 1 else (12, "<I")
-    return start + int(struct.unpack(field, raw[8:start])[0])
 
 
 def header_text(path: Path) -> str:
@@ -61,15 +41,6 @@ def header_text(path: Path) -> str:
     text = raw[10 if raw[6] == 1 else 12 :].decode("utf-8" if raw[6] == 3 else "latin1")
     assert text.endswith("\n")
     return text.rstrip(" \n")
-
-
-@pytest.fixture
-def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that large arrays go through, with small ones: many pieces, blocks and buffers."""
-    monkeypatch.setattr(npy, "PIECE", 64 << 10)
-    monkeypatch.setattr(npy, "FIRST_FAULTED_PIECE", 4 << 10)
-    monkeypatch.setattr(npy, "BUFFER_BYTES", 64 << 10)
-    monkeypatch.setattr(npy, "BLOCK_BYTES", 8 << 10)
 
 
 # --- arrays of all kinds ---
@@ -93,20 +64,6 @@ DTYPES = [
     [],
 ]  # fmt: skip
 SHAPES = [(), (0,), (1,), (7,), (0, 3), (3, 0, 2), (5, 4), (2, 3, 4), (1, 1, 1, 1), (1024,), (33, 65)]
-
-
-def filled(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array whose bytes differ, also where the dtype has padding."""
-    dtype = np.dtype(dtype)
-    if dtype.itemsize == 0:
-        return np.ndarray(shape, dtype)
-    count = int(np.prod(shape))
-    raw = np.random.default_rng(count).integers(0, 256, count * dtype.itemsize, np.uint8)
-    if dtype.kind == "U":  # not every number is a character
-        raw = np.frombuffer((raw[: raw.size // 4] % 128).astype(dtype.byteorder + "u4").tobytes(), np.uint8)
-    if dtype.kind == "b":
-        raw %= 2
-    return raw.view(dtype).reshape(shape) if count else np.empty(shape, dtype)
 
 
 @pytest.mark.filterwarnings("ignore:Stored array in format")
@@ -376,304 +333,6 @@ def test_the_version_is_the_oldest_that_takes_the_names(name: str, version: int,
     assert path.read_bytes()[6] == version
     assert_same(np.load(path), array)
     assert_same(gio.load(path), array)
-
-
-# --- files that others wrote ---
-
-
-def npy_bytes(text: str | bytes, version: tuple[int, int] = (1, 0), length: int | None = None) -> bytes:
-    """A .npy file up to its data, with this text as the header."""
-    raw = text if isinstance(text, bytes) else text.encode("utf-8" if version == (3, 0) else "latin1")
-    field = "<H" if version == (1, 0) else "<I"
-    return b"\x93NUMPY" + bytes(version) + struct.pack(field, len(raw) if length is None else length) + raw
-
-
-GOOD = "{'descr': '<i4', 'fortran_order': False, 'shape': (3,), }"
-GOOD_DATA = np.arange(3, dtype="<i4")
-
-
-@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-@pytest.mark.parametrize(
-    "text",
-    [
-        GOOD,
-        GOOD + "\n",
-        GOOD + " " * 50 + "\n",
-        "{'shape':(3,),'fortran_order':False,'descr':'<i4'}",
-        '{"descr": "<i4", "fortran_order": False, "shape": (3,)}',
-        "  " + GOOD,
-        "{'descr': u'<i4', 'fortran_order': False,\n 'shape': (3,)}\n",
-        "{'descr': '\\x3ci4', 'fortran_order': False, 'shape': (3 ,) }",
-        "{'descr': ('<i4'), 'fortran_order': False, 'shape': (3,), }",
-    ],
-)
-def test_headers_as_others_write_them(text: str, version: tuple[int, int], quick_dir: Path) -> None:
-    path = quick_dir / "a.npy"
-    path.write_bytes(npy_bytes(text, version) + GOOD_DATA.tobytes())
-    assert_same(np.load(path), GOOD_DATA)
-    assert_same(gio.load(path), GOOD_DATA)
-
-
-@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_the_long_numbers_of_python_2(version: tuple[int, int], quick_dir: Path) -> None:
-    path = quick_dir / "a.npy"
-    text = "{'descr': [('5L', '<i4', (1L,))], 'fortran_order': False, 'shape': (3L, 1L), }"
-    path.write_bytes(npy_bytes(text, version) + GOOD_DATA.tobytes())
-    with pytest.warns(UserWarning, match="Python 2"):
-        expected = np.load(path)
-    assert_same(gio.load(path), expected)
-
-
-def test_there_are_no_long_numbers_in_version_3(quick_dir: Path) -> None:
-    (quick_dir / "a.npy").write_bytes(npy_bytes(GOOD.replace("3", "3L"), (3, 0)) + GOOD_DATA.tobytes())
-    with pytest.raises(ValueError, match=r"a\.npy.*Python 2"):
-        gio.load(quick_dir / "a.npy")
-
-
-OFFSETS = [67, 68, 127, 128, 511, 512, 513, 1024, 4095, 4096, 4097, 8191, 12_288, 65_537]
-
-
-@pytest.mark.parametrize("data_offset", OFFSETS)
-def test_data_at_any_offset(data_offset: int, folder: Path) -> None:
-    path = folder / "a.npy"
-    array = filled((1_000_003,), "u1")
-    text = f"{{'descr':'|u1','fortran_order':False,'shape':({array.size},)}}"
-    version = (1, 0) if data_offset < 60_000 else (2, 0)
-    start = len(npy_bytes("", version))
-    path.write_bytes(npy_bytes(text.ljust(data_offset - start), version) + array.tobytes() + b"and more")
-    loaded = gio.load(path)
-    assert_same(loaded, array)
-    # On a page, or where it need not be copied: as far behind one as in the file.
-    place = loaded.__array_interface__["data"][0] % 4096
-    assert place in ({0} if data_offset % 16 else {0, data_offset % 4096, data_offset % 512})
-    for shift in (0, 1, 512):
-        out = gio.empty(array.size + shift, np.uint8)[shift:]
-        gio.load(path, out)
-        assert_same(out, array)
-
-
-# --- files that nobody should have written ---
-
-
-def with_shape(shape: str, descr: str = "'<i4'") -> str:
-    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
-
-
-HOSTILE_TEXTS = {
-    "empty": "",
-    "blank": " \n",
-    "no dict": "[1, 2]",
-    "a set": "{'descr', 'fortran_order', 'shape'}",
-    "a number": "5",
-    "a string": "'descr'",
-    "two dicts": GOOD + GOOD,
-    "a list of dicts": f"[{GOOD}, {GOOD}]",
-    "a dict called": GOOD + "()",
-    "a dict subscripted": GOOD + "['shape']",
-    "code": "__import__('os').abort()",
-    "a comment": GOOD + " # comment",
-    "an expression": with_shape("(1+2,)"),
-    "a negative length": with_shape("(-1,)"),
-    "a negative product": with_shape("(-1, -3)"),
-    "a float length": with_shape("(3.0,)"),
-    "an exponent": with_shape("(1e3,)"),
-    "a bool length": with_shape("(True, 3)"),
-    "a string length": with_shape("('3',)"),
-    "a hex length": with_shape("(0x3,)"),
-    "an underscore": with_shape("(1_0,)"),
-    "an octal length": with_shape("(010,)"),
-    "a list for a shape": with_shape("[3]"),
-    "a number for a shape": with_shape("3"),
-    "None for a shape": with_shape("None"),
-    "a huge length": with_shape("(1000000000000,)"),
-    "a length beyond 63 bits": with_shape("(9223372036854775808,)"),
-    "a length beyond 64 bits": with_shape("(99999999999999999999,)"),
-    "a length of many digits": with_shape("(" + "9" * 5000 + ",)"),
-    "a product that wraps to 0": with_shape("(4294967296, 4294967296)"),
-    "a product that wraps to 3": with_shape("(12297829382473034411, 9)", "'|u1'"),
-    "nothing, and a huge length": with_shape("(0, 4611686018427387904, 4)"),
-    "nothing, and a length beyond 64 bits": with_shape("(0, 99999999999999999999)"),
-    "items of no bytes, too many": with_shape("(99999999999999999999,)", "'|V0'"),
-    "too many dimensions": with_shape("(" + "1," * 65 + ")"),
-    "very many dimensions": with_shape("(" + "99999999999999999999," * 3000 + ")"),
-    "no keys": "{}",
-    "a missing key": "{'descr': '<i4', 'shape': (3,)}",
-    "an extra key": GOOD[:-1] + "'more': 1}",
-    "a key of another type": GOOD[:-1] + "1: 1}",
-    "an unhashable key": "{[]: 1}",
-    "an unhashable key deep down": "{{}: {[]: 1}}",
-    "fortran_order 0": GOOD.replace("False", "0"),
-    "fortran_order None": GOOD.replace("False", "None"),
-    "fortran_order 'C'": GOOD.replace("False", "'C'"),
-    "object": with_shape("(3,)", "'|O'"),
-    "object in a field": with_shape("(3,)", "[('a', '<i4'), ('b', '|O')]"),
-    "object deep down": with_shape("(3,)", "[('a', [('b', [('c', '|O', (2,))])])]"),
-    "object in a list of types": with_shape("(3,)", "'i4,O'"),
-    "objects, and none of them": with_shape("(0,)", "'|O'"),
-    "an unknown type": with_shape("(3,)", "'nonsense'"),
-    "no type": with_shape("(3,)", "''"),
-    "a number for a type": with_shape("(3,)", "5"),
-    "a dict for a type": with_shape("(3,)", "{'names': ['a'], 'formats': ['<i4']}"),
-    "a tuple for a type": with_shape("(3,)", "()"),
-    "a type with a shape": with_shape("(3,)", "('<i4', (2,))"),
-    "a type with a shape, in a string": with_shape("(3,)", "'(2,)<i4'"),
-    "a type with a huge shape": with_shape("(3,)", "[('a', '<i4', (2147483647, 2147483647))]"),
-    "a type with a negative shape": with_shape("(3,)", "[('a', '<i4', (-1,))]"),
-    "a type of 2 GiB": with_shape("(3,)", "'|V2147483648'"),
-    "fields of 2 GiB": with_shape("(3,)", "[('a', '|V2147483648'), ('b', '<i8')]"),
-    "fields of 4 GiB": with_shape("(3,)", "[('a','|V2147483647'), ('b','|V2147483647'), ('c','|V9')]"),
-    "a type beyond 64 bits": with_shape("(3,)", "'|V99999999999999999999'"),
-    "a field twice": with_shape("(3,)", "[('a', '<i4'), ('a', '<i4')]"),
-    "a field of one part": with_shape("(3,)", "[('a',)]"),
-    "a field of four parts": with_shape("(3,)", "[('a', '<i4', 2, 3)]"),
-    "a field that is a number": with_shape("(3,)", "[1]"),
-    "a field of itself": with_shape("(3,)", "[('a', [('a', [])]), 'b']"),
-    "an odd escape": with_shape("(3,)", r"'\N{NO SUCH THING}'"),
-    "a lone surrogate": with_shape("(3,)", r"'\ud800'"),
-    "an open string": GOOD.replace("'shape'", "'shape"),
-    "an open bracket": GOOD[:-1],
-    "a bracket too many": GOOD + "}",
-    "crossed brackets": with_shape("(3,]"),
-    "a null byte": GOOD + "\0",
-    "a null byte in a string": GOOD.replace("shape", "sha\0pe"),
-    "a form feed": "\f" + GOOD,
-    "adjacent strings": GOOD.replace("'<i4'", "'<' 'i4'"),
-    "nested in parentheses": "(" * 60_000 + ")" * 3,
-    "nested in lists": "[" * 30_000 + "]" * 30_000,
-    "nested in dicts": "{1:" * 20_000,
-    "nested to Python's bound": "[" * 200 + "]" * 200,
-    "nested beyond it": "[" * 201 + "]" * 201,
-    "a nested type": with_shape("(3,)", "[('a', " * 90 + "'<i4'" + ")]" * 90),
-    "signs": with_shape("(" + "-" * 60_000 + "1,)"),
-    "nots": "not " * 15_000 + "1",
-    "sums": "1" + "+1" * 30_000,
-    "calls": "a" + "()" * 30_000,
-    "subscripts": "'a'" + "[0]" * 20_000,
-    "attributes": "a" + ".a" * 30_000,
-    "lambdas": "lambda:" * 9_000 + "1",
-    "strings": "'a' " * 15_000,
-    "an f-string": "f'{1+1}'",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", HOSTILE_TEXTS.values(), ids=HOSTILE_TEXTS.keys())
-@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)], ids=str)
-def test_hostile_headers(text: str, version: tuple[int, int], quick_dir: Path) -> None:
-    path = quick_dir / "hostile.npy"
-    path.write_bytes(npy_bytes(text, version) + bytes(64))
-    if text == HOSTILE_TEXTS["a nested type"]:
-        assert gio.load(path).shape == (3,)  # deep, and valid
-        return
-    with pytest.raises(ValueError, match=r"hostile\.npy") as caught:
-        gio.load(path)
-    assert len(str(caught.value)) < 1000
-
-
-HOSTILE_FILES = {
-    "no bytes": b"",
-    "text": b"hello, world\n",
-    "a zip archive": b"PK\x03\x04" + bytes(100),
-    "a pickle": b"\x80\x04\x95",
-    "half the magic": b"\x93NUM",
-    "magic only": b"\x93NUMPY",
-    "half a version": b"\x93NUMPY\x01",
-    "no length": b"\x93NUMPY\x01\x00",
-    "half a length": b"\x93NUMPY\x01\x00\x76",
-    "half a long length": b"\x93NUMPY\x02\x00\x76\x00\x00",
-    "version 0.0": npy_bytes(GOOD, (0, 0)),
-    "version 1.1": npy_bytes(GOOD, (1, 1)),
-    "version 4.0": npy_bytes(GOOD, (4, 0)),
-    "version 255.255": npy_bytes(GOOD, (255, 255)),
-    "a length beyond the file": npy_bytes(GOOD, length=60_000),
-    "a length of 4 GiB": npy_bytes(GOOD, (2, 0), length=0xFFFFFFFF),
-    "a length beyond the bound": npy_bytes(GOOD.ljust(2 * MIB), (2, 0)),
-    "a length that cuts the text": npy_bytes(GOOD, length=20),
-    "no utf-8": npy_bytes(GOOD.encode().replace(b"i4", b"\xff\xfe"), (3, 0)),
-    "one byte short": npy_bytes(GOOD) + GOOD_DATA.tobytes()[:-1],
-    "no data": npy_bytes(GOOD),
-}
-
-
-@pytest.mark.parametrize("raw", HOSTILE_FILES.values(), ids=HOSTILE_FILES.keys())
-def test_files_that_are_none(raw: bytes, quick_dir: Path) -> None:
-    (quick_dir / "hostile.npy").write_bytes(raw)
-    with pytest.raises(ValueError, match=r"hostile\.npy"):
-        gio.load(quick_dir / "hostile.npy")
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    text=st.one_of(
-        st.text("{}[]()',:L0123456789 \n\\'\"TrueFalseudbscrhpN-+.*", max_size=200),
-        st.builds(
-            lambda cut, insert: GOOD[:cut] + insert + GOOD[cut:],
-            st.integers(0, len(GOOD)),
-            st.text("{}[]()',:L0\\ -.", max_size=3),
-        ),
-    ),
-    version=st.sampled_from([(1, 0), (2, 0), (3, 0)]),
-)
-def test_no_header_is_taken_that_numpy_refuses(text: str, version: tuple[int, int], quick_dir: Path) -> None:
-    path = quick_dir / "a.npy"
-    path.write_bytes(npy_bytes(text, version) + bytes(4096))
-    with contextlib.suppress(ValueError):
-        loaded = gio.load(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python 2's numbers
-            assert_same(loaded, np.load(path))
-
-
-def test_random_bytes_never_crash(quick_dir: Path) -> None:
-    path = quick_dir / "a.npy"
-    good = npy_bytes(GOOD.ljust(117) + "\n") + GOOD_DATA.tobytes()
-    random = np.random.default_rng(7)
-    for _ in range(2000):
-        raw = bytearray(good)
-        for position in random.integers(0, len(raw), random.integers(1, 4)):
-            raw[position] = random.integers(0, 256)
-        path.write_bytes(raw)
-        with contextlib.suppress(ValueError):
-            gio.load(path)
-
-
-@pytest.mark.parametrize("writer", [np.save, gio.save])
-def test_a_file_cut_anywhere(writer: Callable[..., None], quick_dir: Path) -> None:
-    path = quick_dir / "cut.npy"
-    writer(path, np.arange(8))
-    whole = path.read_bytes()
-    for length in reversed(range(len(whole))):
-        os.truncate(path, length)
-        with pytest.raises(ValueError, match=r"cut\.npy") as caught:
-            gio.load(path)
-        if length >= 6:
-            assert "truncated" in str(caught.value) and str(caught.value).endswith(f"found {length}")
-
-
-def test_truncated_data_is_told_in_numbers(quick_dir: Path) -> None:
-    path = quick_dir / "a.npy"
-    gio.save(path, np.zeros(1000, "<f8"))
-    os.truncate(path, 4096 + 7999)
-    with pytest.raises(ValueError, match=r"truncated.*12096 bytes.*found 12095"):
-        gio.load(path)
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_a_file_that_is_cut_while_it_is_read(disk_dir: Path) -> None:
-    path = disk_dir / "a.npy"
-    gio.save(path, filled((4 * MIB,), "u1"))
-    with pytest.raises(ValueError, match="truncated"):
-        gio.load(path, progress=lambda done, total: os.truncate(path, 8192))
-
-
-def test_the_widest_shape_of_no_bytes(quick_dir: Path) -> None:
-    (quick_dir / "a.npy").write_bytes(npy_bytes(with_shape("(4611686018427387904,)", "'|V0'")))
-    assert gio.load(quick_dir / "a.npy").shape == (1 << 62,)
-
-
-def test_a_missing_file(quick_dir: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        gio.load(quick_dir / "none.npy")
-    assert caught.value.filename == str(quick_dir / "none.npy")
 
 
 # --- out= ---
