@@ -170,6 +170,13 @@ static int32_t lead(gio_queue *queue, int64_t timeout_ns)
     return code;
 }
 
+/* The lock was let go of since the pump last looked: it may be asked to stop, and nobody asks twice. */
+static void pump_sleep(gio_queue *queue, int64_t timeout_ns)
+{
+    if (!queue->pump_stop)
+        gio_condition_wait(&queue->pump_wake, &queue->mutex, gio_deadline_ns(timeout_ns));
+}
+
 static void *pump(void *argument)
 {
     gio_queue *queue = argument;
@@ -179,7 +186,7 @@ static void *pump(void *argument)
     while (!queue->pump_stop) {
         if (nobody_attends(queue) && queue->unattended_count == 0 && !leading) {
             queue->pump_patient = 1;
-            gio_condition_wait(&queue->pump_wake, &queue->mutex, gio_deadline_ns(PATIENCE_NS));
+            pump_sleep(queue, PATIENCE_NS);
             queue->pump_patient = 0;
         }
         leading = nobody_attends(queue);
@@ -194,11 +201,11 @@ static void *pump(void *argument)
         leading = 0;
         if (queue->live == 0 && queue->pump_seen == queue->stats.operations) {
             queue->pump_parked = 1;
-            gio_condition_wait(&queue->pump_wake, &queue->mutex, -1);
+            pump_sleep(queue, -1);
             queue->pump_parked = 0;
         } else {
             queue->pump_seen = queue->stats.operations;
-            gio_condition_wait(&queue->pump_wake, &queue->mutex, gio_deadline_ns(queue->led ? LED_TICK_NS : TICK_NS));
+            pump_sleep(queue, queue->led ? LED_TICK_NS : TICK_NS);
         }
     }
     gio_mutex_unlock(&queue->mutex);

@@ -298,6 +298,14 @@ def test_close_waits_for_what_is_in_flight(disk_dir: Path, backend: str) -> None
     assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 16 * MIB))
 
 
+def test_close_right_behind_the_last_outcome(disk_dir: Path, backend: str) -> None:
+    """The queue's own thread may be on its way to sleep just then."""
+    for _ in range(200):
+        with gio.CompletionQueue(1, backend=backend) as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
+            for operation in [f.write_at(PAGE_DATA, i * PAGE) for i in range(4)]:
+                operation.result(FOREVER)
+
+
 def test_a_closed_queue_refuses_everything(disk_dir: Path, backend: str) -> None:
     queue = gio.CompletionQueue(backend=backend)
     f = gio.open(disk_dir / "file", "w+", queue=queue)
