@@ -21,6 +21,7 @@ from oracle import BACKENDS, MIB, ON_WINDOWS, not_on_windows, require
 import gatherio as gio
 from gatherio import __main__ as command_line
 from gatherio import _demo_phases, _measure, _report, demo, npy
+from gatherio._native import ffi
 
 GATHERIO = [sys.executable, "-m", "gatherio"]
 STEPS = {
@@ -300,6 +301,26 @@ def until_it_is_at_work(process: subprocess.Popen[str], folder: Path) -> None:
     while not list(folder.glob("gatherio-demo-*/gathered.bin")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
+
+
+class AtItsEnd:
+    """Is told of a signal where Python drops exceptions."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("where", ["finaliser", "callback from C"])
+def test_a_signal_that_python_drops_comes_again(where: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(command_line.Stopped), command_line.signals_raise():
+        if where == "finaliser":
+            AtItsEnd()
+        else:
+            ffi.release(ffi.gc(ffi.new("int *"), lambda _: signal.raise_signal(signal.SIGINT)))
+        while time.monotonic() - began < 30:
+            time.sleep(10)
+    assert time.monotonic() - began < 30
 
 
 def test_demo_where_it_cannot_be(disk_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import json
@@ -10,6 +11,7 @@ import re
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -29,6 +31,8 @@ _DATA: Final = "D:\\data" if sys.platform == "win32" else "/data"  # in the exam
 # Exit codes.
 OK, FAILED, UNUSABLE = 0, 1, 2
 BY_SIGNAL: Final = 128  # and the signal's number, as shells have it
+
+_SOON_S: Final = 0.01
 
 EPILOG = f"""\
 examples:
@@ -332,10 +336,20 @@ def signals_raise() -> Iterator[None]:
 
     On Windows Ctrl-Break does so, too. Closing the console does what Ctrl-Break does, but Windows ends the process
     without waiting for what comes of it.
+
+    Where Python drops exceptions (in a finaliser, or a callback from C), that signal is raised once more, and soon.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if isinstance(what.exc_value, Stopped):
+            again = threading.Timer(_SOON_S, _interrupt_main_thread, [what.exc_value.number])
+            again.daemon = True
+            again.start()
+        else:
+            tell_dropped(what)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if sys.platform == "win32":
@@ -347,11 +361,22 @@ def signals_raise() -> Iterator[None]:
         for number in numbers
         if signal.getsignal(number) is not signal.SIG_IGN  # nohup, and shells' background jobs
     }
+    tell_dropped, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = tell_dropped
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+if sys.platform == "win32":
+    _interrupt_main_thread = _thread.interrupt_main
+else:
+
+    def _interrupt_main_thread(number: int) -> None:
+        """Also where it waits in the kernel."""
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _in_words(error: OSError | ValueError) -> str:
