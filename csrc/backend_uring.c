@@ -364,6 +364,7 @@ static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes
     ring *ring = queue->backend_state;
     gio_segment nothing = {0, 0};
 
+    uring_submit(queue); /* an entry that names the slot gets its pages now; later there would be none */
     for (uint64_t done = 0; done < nbytes; done += SLOT_BYTES) /* one slot for each: the same may be registered twice */
         for (uint32_t i = 0; i < ring->slots_used; i++)
             if (ring->slots[i].address == (uint64_t)(uintptr_t)address + done &&

@@ -51,7 +51,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
         free(file);
         return code;
     }
-    gio_queue_count_file(queue, +1);
+    gio_queue_count_holder(queue, +1);
     *out = file;
     return 0;
 }
@@ -180,5 +180,14 @@ void gio_file_free(gio_file *file)
     gio_queue *queue = file->queue;
     free(file->locks);
     free(file);
-    gio_queue_count_file(queue, -1);
+    gio_queue_count_holder(queue, -1);
+}
+
+void gio_file_let_go(gio_file **place)
+{
+    if (*place == NULL)
+        return;
+    gio_file_close(*place);
+    gio_file_free(*place);
+    *place = NULL;
 }

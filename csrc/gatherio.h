@@ -147,6 +147,11 @@ typedef struct {
     uint64_t bytes_written;
 } gio_queue_stats;
 
+typedef struct {
+    gio_queue *queue; /* NULL: none */
+    uint64_t nbytes;
+} gio_registration;
+
 /* The system. */
 void gio_system(gio_system_facts *facts);
 
@@ -154,11 +159,13 @@ void gio_system(gio_system_facts *facts);
  * may use them. GIO_HUGE_YES means huge pages for sure (MAP_HUGETLB, MEM_LARGE_PAGES) or an error. */
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
-void gio_pages_free(void *address, uint64_t allocated);
+/* What comes last is the thing itself, here and in what else frees: Python binds the rest beforehand, and no bytecode, in
+ * which a signal could raise, stands between the end of an object and this. */
+void gio_pages_free(uint64_t allocated, void *address);
 
 /* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and
  * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. gio_queue_free closes as well; the
- * structure lives until the last of its files has been freed, too. */
+ * structure lives until the last of its files and registrations has been freed, too. */
 const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
@@ -183,9 +190,13 @@ int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_
 
 /* Memory that is transferred again and again. Once registered, its pages are pinned and known to the kernel, which else
  * looks them up and pins them for each request. Used by every request whose memory lies in one registration. The memory
- * must stay until it is unregistered; requests under way keep what they need. */
-int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes);
-int32_t gio_queue_unregister(gio_queue *queue, void *address, uint64_t nbytes);
+ * must stay until it is unregistered; requests under way keep what they need. Unregistering a registration that is all
+ * zeros, never made or ended, does nothing. */
+int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes, gio_registration *made);
+void gio_unregister(gio_registration *made, void *address);
+/* The same for all of the memory from one gio_pages_allocate until it is freed, or the process forks, which would copy
+ * pinned pages. At most `most` bytes in all. Cheap where it is kept already. */
+int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most);
 
 /* Operations. Memory and segments must stay as they are until the outcome has been told. */
 int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
@@ -225,6 +236,7 @@ void gio_file_forked(gio_file *file); /* in a forked child: the locks are the pa
 /* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */
 int32_t gio_file_close(gio_file *file);
 void gio_file_free(gio_file *file);
+void gio_file_let_go(gio_file **place); /* closes and frees what stands there, if anything */
 
 /* Events: a flag that other threads set and a poll loop can watch. */
 int32_t gio_event_create(gio_event **event);
@@ -266,7 +278,7 @@ void gio_section_publish(gio_section *section);
 void gio_section_close(gio_section *section);
 void gio_section_free(gio_section *section);
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);
-void gio_section_unmap(gio_section *section, void *address, uint64_t nbytes);
+void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address);
 /* To stable storage: a mapped range, or everything. */
 int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes);
 int32_t gio_section_flush_all(gio_section *section);

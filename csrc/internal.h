@@ -191,6 +191,8 @@ typedef struct {
     int32_t attended;
 } gio_listener;
 
+enum { GIO_KEPT_MAX = 128 };
+
 struct gio_queue {
     gio_mutex mutex;       /* guards all of this, the files and the operations */
     gio_condition changed; /* an operation finished, or the lead fell vacant */
@@ -198,8 +200,8 @@ struct gio_queue {
     const gio_backend *backend;
     void *backend_state;
     uint64_t fork_count;   /* of the process that opened it */
-    uint64_t files;        /* that have not been freed */
-    int32_t abandoned;     /* freed by its owner, kept for those files */
+    uint64_t holders;      /* files and registrations that have not been freed */
+    int32_t abandoned;     /* freed by its owner, kept for those */
     int32_t closing, closed, released; /* no more submissions; nothing in flight; the backend is gone */
 
     uint32_t depth;
@@ -237,6 +239,12 @@ struct gio_queue {
     int32_t pump_started, pump_parked, pump_patient, pump_stop;
     uint64_t pump_seen;         /* operations submitted when it last looked */
 
+    gio_queue *next_listed;     /* registered.c */
+    gio_segment kept[GIO_KEPT_MAX];
+    uint32_t kept_count;
+    uint64_t kept_bytes;
+    int32_t kept_code;          /* why the system keeps no more */
+
     struct { int32_t kind; uint64_t after, count, value; } fault;
     gio_queue_stats stats;
 };
@@ -257,11 +265,19 @@ int gio_requests_remove(gio_request_list *list, const gio_request *request); /* 
 
 /* queue.c */
 int32_t gio_queue_usable(gio_queue *queue);      /* 0 or FORKED; no lock needed */
-void gio_queue_count_file(gio_queue *queue, int step); /* +1: one more; -1: one less, and perhaps the last */
+void gio_queue_count_holder(gio_queue *queue, int step); /* no lock. +1: one more; -1: one less, and perhaps the last */
 void gio_queue_operation_finished(gio_queue *queue); /* lock held: wake whom it concerns */
 void gio_queue_call_attention(gio_queue *queue); /* lock held: there may be work that nobody looks after */
 
-/* os_*.c, for files: mechanism under gio_file_* */
+/* registered.c: queues of this process, for memory that goes */
+void gio_registered_add_queue(gio_queue *queue);
+void gio_registered_remove_queue(gio_queue *queue);
+void gio_registered_before_fork(void);
+void gio_registered_after_fork(int in_child);
+
+/* os_*.c */
+void gio_os_pages_free(void *address, uint64_t allocated);
+/* for files: mechanism under gio_file_* */
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
                          int32_t durable, gio_file_facts *facts);
 void gio_os_file_close(gio_file *file);

@@ -350,7 +350,7 @@ int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, 
     return code;
 }
 
-void gio_section_unmap(gio_section *section, void *address, uint64_t nbytes)
+void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address)
 {
     (void)nbytes;
     lock_list();

@@ -113,7 +113,7 @@ int32_t gio_pages_prefault(void *address, uint64_t nbytes)
     return 0;
 }
 
-void gio_pages_free(void *address, uint64_t allocated)
+void gio_os_pages_free(void *address, uint64_t allocated)
 {
     munmap(address, allocated);
 }
@@ -180,8 +180,13 @@ int64_t gio_deadline_ns(int64_t timeout_ns)
 static uint64_t fork_count;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void count_fork(void) { fork_count++; } /* runs in the child, which has one thread */
-static void watch_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
+static void in_parent(void) { gio_registered_after_fork(0); }
+static void in_child(void) /* which has one thread */
+{
+    fork_count++;
+    gio_registered_after_fork(1);
+}
+static void watch_forks(void) { pthread_atfork(gio_registered_before_fork, in_parent, in_child); }
 
 uint64_t gio_fork_count(void)
 {

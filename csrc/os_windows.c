@@ -205,7 +205,7 @@ int32_t gio_pages_prefault(void *address, uint64_t nbytes)
     return 0;
 }
 
-void gio_pages_free(void *address, uint64_t allocated)
+void gio_os_pages_free(void *address, uint64_t allocated)
 {
     if (allocated >= SLAB_BYTES / 16 || !slab_free(address, allocated))
         VirtualFree(address, 0, MEM_RELEASE);

@@ -62,12 +62,13 @@ static void *pump(void *argument);
 static void release(gio_queue *queue)
 {
     if (gio_queue_usable(queue) == 0) { /* in a forked child the parent's threads wait on them for ever */
+        gio_registered_remove_queue(queue);
         gio_mutex_destroy(&queue->mutex);
         gio_condition_destroy(&queue->changed);
         gio_condition_destroy(&queue->pump_wake);
     }
     if (queue->stage_pages)
-        gio_pages_free(queue->stage_pages, queue->stage_allocated);
+        gio_os_pages_free(queue->stage_pages, queue->stage_allocated);
     for (uint32_t i = 0; queue->requests && i < queue->depth; i++)
         free(queue->requests[i].many);
     for (uint64_t i = 0; i < queue->operation_count; i += GIO_OPERATIONS_PER_BLOCK)
@@ -124,6 +125,7 @@ int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_byt
         release(queue);
         return code;
     }
+    gio_registered_add_queue(queue);
     *out = queue;
     return 0;
 }
@@ -374,36 +376,6 @@ int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_
     return 0;
 }
 
-/* ---- registered memory --------------------------------------------------------------------------------- */
-
-int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes)
-{
-    int32_t code = gio_queue_usable(queue);
-    if (code)
-        return code;
-    gio_mutex_lock(&queue->mutex);
-    if (queue->closing)
-        code = GIO_E_CLOSED;
-    else if (queue->backend->add_memory == NULL)
-        code = GIO_E_UNREGISTRABLE;
-    else
-        code = queue->backend->add_memory(queue, address, nbytes);
-    gio_mutex_unlock(&queue->mutex);
-    return code;
-}
-
-int32_t gio_queue_unregister(gio_queue *queue, void *address, uint64_t nbytes)
-{
-    int32_t code = gio_queue_usable(queue);
-    if (code)
-        return code;
-    gio_mutex_lock(&queue->mutex);
-    if (!queue->closed && queue->backend->remove_memory) /* with the backend it has gone anyway */
-        queue->backend->remove_memory(queue, address, nbytes);
-    gio_mutex_unlock(&queue->mutex);
-    return 0;
-}
-
 /* ---- listening ------------------------------------------------------------------------------------------- */
 
 int64_t gio_queue_poll_handle(gio_queue *queue)
@@ -503,11 +475,11 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
     return 0;
 }
 
-void gio_queue_count_file(gio_queue *queue, int step)
+void gio_queue_count_holder(gio_queue *queue, int step)
 {
     int locked = lock_unless_forked(queue);
-    queue->files += (uint64_t)(int64_t)step;
-    int last = queue->abandoned && queue->files == 0;
+    queue->holders += (uint64_t)(int64_t)step;
+    int last = queue->abandoned && queue->holders == 0;
     if (locked)
         gio_mutex_unlock(&queue->mutex);
     if (last)
@@ -525,7 +497,7 @@ void gio_queue_free(gio_queue *queue)
         queue->backend->close(queue);
     int locked = lock_unless_forked(queue);
     queue->closed = queue->abandoned = 1;
-    int last = queue->files == 0;
+    int last = queue->holders == 0;
     if (locked)
         gio_mutex_unlock(&queue->mutex);
     if (last)

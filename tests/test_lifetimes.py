@@ -157,6 +157,31 @@ def test_an_open_that_ctrl_c_breaks_off_leaves_nothing_open(disk_dir: Path, monk
         (disk_dir / "file").unlink()  # on Windows nobody may have it open
 
 
+def test_no_function_of_pythons_stands_between_the_end_of_an_object_and_the_cores(disk_dir: Path) -> None:
+    """A signal that raised in it would leave memory or a lock behind, and the exception would be dropped."""
+    with gio.CompletionQueue() as queue:
+        f = gio.open(disk_dir / "file", "w+", queue=queue)
+        f.write_at(words(0, MIB), 0).result()
+        f.close()
+        mapping = gio.Mapping(disk_dir / "file")
+        objects = {
+            "pages": gio.zeros(MIB, "u1"),
+            "file": f.__dict__.pop("_place"),
+            "window": mapping._section.map(0, MIB),
+            "section": mapping._section,
+        }
+        mapping.close()
+        if queue.backend == "uring":
+            objects["registration"] = queue.register(gio.zeros(MIB, "u1"))
+        called: dict[str, list[str]] = {}
+        for name in list(objects):
+            calls = called[name] = []
+            sys.setprofile(lambda frame, event, _, calls=calls: calls.append(event) if event == "call" else None)
+            del objects[name]
+            sys.setprofile(None)
+        assert called == {name: [] for name in called}
+
+
 def test_operations_outlive_their_file(folder: Path, open_file: Opener) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)

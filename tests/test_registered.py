@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from oracle import (
     target,
     words,
 )
+from this_process import comes_down
 
 import gatherio as gio
 
@@ -32,6 +34,12 @@ needs_uring = not_on_windows("it has no io_uring")
 
 def registered(queue: gio.CompletionQueue) -> int:
     return queue.stats()["registered"]
+
+
+def numpys_own(nbytes: int) -> np.ndarray:
+    """Zeros that start on a page of numpy's memory."""
+    memory = np.zeros(nbytes + PAGE, "u1")
+    return memory[-memory.ctypes.data % PAGE :][:nbytes]
 
 
 @pytest.fixture
@@ -180,6 +188,11 @@ def test_the_limit_of_locked_memory() -> None:
             print(error.errno, error)
         with gio.open("/var/tmp/gatherio-memlock", "w", queue=queue) as f:
             f.write_gather([gio.zeros(8192, "u1"), gio.zeros(100, "u1")], 0, copy=True).result()  # staging goes without
+        memory = gio.zeros(2 << 20, "u1")
+        with gio.open("/var/tmp/gatherio-memlock", "w", queue=queue, tuning={"registered": True}) as f:
+            for _ in range(3):
+                f.write_at(memory, 0).result()
+        assert queue.stats()["registered"] == 0
     os.unlink("/var/tmp/gatherio-memlock")
     """
     told = run_python(script)
@@ -189,7 +202,7 @@ def test_the_limit_of_locked_memory() -> None:
 
 @needs_uring
 def test_a_tuned_file_registers_separate_pages_for_one_transfer(uring: gio.CompletionQueue, disk_dir: Path) -> None:
-    rows = gio.zeros((512, PAGE), "u1")
+    rows = numpys_own(512 * PAGE).reshape(512, PAGE)  # for ours see below
     rows[:] = np.arange(512)[:, np.newaxis] % 251
     expected, pages = rows[1::2].tobytes(), gio.Segments.rows(rows, np.arange(1, 512, 2))
     with gio.open(disk_dir / "a", "w+", queue=uring, tuning={"registered": True}) as file:
@@ -206,6 +219,186 @@ def test_a_tuned_file_registers_separate_pages_for_one_transfer(uring: gio.Compl
         assert registered(uring) > before
     assert rows[1::2].tobytes() == expected
     assert not rows[::2].any()
+
+
+# --- kept from one transfer to the next ---
+
+
+def pinned() -> int:
+    """Bytes that io_uring has pinned for this process."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmPin"))
+    return int(line.split()[1]) << 10
+
+
+@needs_uring
+def test_memory_that_is_transferred_again_stays_registered(
+    uring: gio.CompletionQueue, disk_dir: Path, direct: bool | None
+) -> None:
+    assert comes_down(pinned, 0)  # queues of other tests
+    memory = gio.empty((3, MIB), "u1")
+    memory[...] = words(0, 3 * MIB).reshape(3, MIB)
+    with gio.open(disk_dir / "file", "w+", queue=uring, tuning={"registered": True}, direct=direct) as f:
+        f.write_at(memory, 0).result(FOREVER)
+        assert (registered(uring), pinned()) == (0, 0), "perhaps that was all"
+        memory[1] ^= 0xFF
+        f.write_at(memory[1], MIB).result(FOREVER)  # the same allocation
+        assert registered(uring) == 1
+        assert pinned() == 3 * MIB, "all of the allocation"
+        f.write_gather(gio.Segments.rows(memory, [2, 0]), 3 * MIB).result(FOREVER)
+        f.write_many(memory, [5 * MIB, 6 * MIB, 7 * MIB]).result(FOREVER)
+        assert registered(uring) >= 4
+        expected = np.concatenate([*memory, memory[2], memory[0], *memory])
+        assert_same_bytes((disk_dir / "file").read_bytes(), expected)
+        count = registered(uring)
+        memory[...] = 0
+        assert f.read_at(memory.reshape(-1)[: 2 * MIB], MIB).result(FOREVER) == 2 * MIB
+        assert registered(uring) > count
+        assert_same_bytes(memory.reshape(-1)[: 2 * MIB], expected[MIB : 3 * MIB])
+        assert pinned() == 3 * MIB
+        del memory
+        gc.collect()
+        assert comes_down(pinned, 0)
+
+
+@needs_uring
+def test_what_is_not_kept(uring: gio.CompletionQueue, disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert comes_down(pinned, 0)  # queues of other tests
+
+    def stays_unregistered(memory: np.ndarray, **how: object) -> None:
+        with gio.open(disk_dir / "file", "w", queue=uring, **how) as f:
+            for _ in range(4):
+                f.write_at(memory, 0).result(FOREVER)
+        assert (registered(uring), pinned()) == (0, 0)
+
+    tuned = {"tuning": {"registered": True}}
+    stays_unregistered(gio.zeros(MIB - PAGE, "u1"), **tuned)  # too little to matter
+    stays_unregistered(gio.empty(2 * MIB, "u1", prefault=False), **tuned)  # its pages may never be there
+    stays_unregistered(numpys_own(2 * MIB), **tuned)  # nobody tells when it goes
+    stays_unregistered(gio.zeros(2 * MIB, "u1"), tuning=False)
+    monkeypatch.setattr("gatherio.queue._KEPT_BYTES_MAX", 2 * MIB - 1)
+    stays_unregistered(gio.zeros(2 * MIB, "u1"), **tuned)
+
+
+@needs_uring
+def test_new_memory_at_the_place_of_kept_memory(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """It would be written from the old pages, were they still registered."""
+    path, places = disk_dir / "file", set()
+    with gio.open(path, "w+", queue=uring, tuning={"registered": True}) as f:
+        for salt in range(30):
+            memory = gio.empty(2 * MIB, "u1")
+            places.add(memory.ctypes.data)
+            for part in (2 * salt, 2 * salt + 1):
+                memory[...] = words(0, memory.nbytes, part)
+                f.write_at(memory, 0).result(FOREVER)
+                assert_same_bytes(path.read_bytes(), words(0, memory.nbytes, part))
+            assert registered(uring) == salt + 1
+            del memory
+    assert len(places) < 30, "this test needs memory to be used again"
+
+
+@needs_uring
+def test_kept_memory_ends_with_its_queue(disk_dir: Path) -> None:
+    assert comes_down(pinned, 0)  # queues of other tests
+    memory = gio.zeros(2 * MIB, "u1")
+
+    def used_queue() -> gio.CompletionQueue:
+        queue = gio.CompletionQueue(backend="uring")
+        with gio.open(disk_dir / "file", "w", queue=queue, tuning={"registered": True}) as f:
+            for _ in range(2):
+                f.write_at(memory, 0).result(FOREVER)
+        assert pinned() == memory.nbytes
+        return queue
+
+    used_queue().close()
+    assert comes_down(pinned, 0)
+    forgotten = used_queue()
+    del forgotten
+    gc.collect()
+    assert comes_down(pinned, 0)
+
+
+@needs_uring
+def test_more_allocations_than_are_kept(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    assert comes_down(pinned, 0)  # queues of other tests
+    many = [gio.full(MIB, number, "u1", huge_pages=False) for number in range(150)]
+    with gio.open(disk_dir / "file", "w+", queue=uring, tuning={"registered": True}) as f:
+        for _ in range(2):
+            for number, memory in enumerate(many):
+                f.write_at(memory, number * MIB).result(FOREVER)
+        kept = pinned()
+        assert 100 * MIB <= kept < 150 * MIB
+        del many[:100], memory
+        assert pinned() == kept - 100 * MIB, "the first"
+        for number, memory in enumerate(many):
+            f.write_at(memory, number * MIB).result(FOREVER)
+        assert pinned() == 50 * MIB, "there is room again"
+        assert_same_bytes((disk_dir / "file").read_bytes()[: 50 * MIB], np.repeat(np.arange(100, 150, dtype="u1"), MIB))
+
+
+@needs_uring
+def test_a_fork_copies_no_kept_memory(disk_dir: Path) -> None:
+    script = """
+    import os, pathlib, sys, gatherio as gio
+    def pinned():
+        return int(pathlib.Path("/proc/self/status").read_text().split("VmPin:")[1].split()[0])
+    memory = gio.zeros(1 << 24, "u1")
+    with gio.open(sys.argv[1], "w", tuning={"registered": True}) as f:
+        for _ in range(2):
+            f.write_at(memory, 0).result()
+        assert pinned() == 1 << 14, pinned()
+        child = os.fork()
+        if child == 0:
+            memory[:] = 1
+            with gio.open(sys.argv[1] + "-child", "w", tuning={"registered": True}) as own:
+                for _ in range(2):
+                    own.write_at(memory, 0).result()
+            assert pinned() == 1 << 14, pinned()
+            del memory
+            assert pinned() == 0, pinned()
+            os._exit(7)
+        assert pinned() == 0, pinned()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        memory[:] = 2
+        f.write_at(memory, 0).result()
+        assert pinned() == 1 << 14, "used once more, it is registered again"
+    """
+    run_python(script, disk_dir / "file")
+    assert set((disk_dir / "file").read_bytes()) == {2}
+    assert set((disk_dir / "file-child").read_bytes()) == {1}
+
+
+@needs_uring
+def test_registrations_come_and_go_while_another_thread_transfers(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """A request that is on its way to the kernel must not find its pages gone."""
+    memory, done = placed(words(0, 4 * MIB)), threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            uring.register(memory).close()
+
+    thread = threading.Thread(target=come_and_go)
+    with gio.open(disk_dir / "file", "w+", queue=uring) as f:
+        f.write_at(memory, 0).result(FOREVER)
+        thread.start()
+        try:
+            for _ in range(500):
+                assert f.read_at(memory, 0).result(FOREVER) == memory.nbytes
+        finally:
+            done.set()
+            thread.join()
+    assert_same_bytes(memory, words(0, memory.nbytes))
+
+
+@needs_uring
+def test_the_collector_may_take_a_queue_before_its_registration(disk_dir: Path) -> None:
+    assert comes_down(pinned, 0)  # queues of other tests
+    for _ in range(20):
+        everything: dict[str, object] = {"queue": gio.CompletionQueue(1, backend="uring")}
+        everything["registration"] = everything["queue"].register(gio.zeros(MIB, "u1"))
+        everything["itself"] = everything
+        del everything
+    gc.collect()
+    assert comes_down(pinned, 0)
 
 
 @needs_uring

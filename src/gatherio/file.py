@@ -94,7 +94,7 @@ class File:
         self._untold: dict[int, Operation] = {}  # writes that failed, and nobody knows
         facts = ffi.new("gio_file_facts *")
         # Owned before it is there: a signal that came during the call raises right behind it.
-        self._place = place = ffi.gc(ffi.new("gio_file **"), _let_go)
+        self._place = place = ffi.gc(ffi.new("gio_file **"), lib.gio_file_let_go)
         wish = lib.GIO_DIRECT_AUTO if direct is None else int(direct)
         access = self._access | (lib.GIO_ACCESS_HEED_LOCKS if honor_locks else 0)
         code = lib.gio_file_open(queue._native, encoded, access, create, wish, durable, place, facts)
@@ -235,6 +235,7 @@ class File:
         self._checked_range(writes, int(places.max(initial=0)), segments.longest)
         if not writes:
             segments.check_targets()
+        self._keep_registered(segments.base, segments.nbytes)
         queue = self._queue
         key = next(queue._keys)
         where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
@@ -251,6 +252,7 @@ class File:
         offset = self._checked_range(writes, offset, nbytes)
         if not writes:
             checked_targets(array.flags.writeable)
+        self._keep_registered(array, nbytes)
         queue = self._queue
         key = next(queue._keys)
         operation = Operation(self, queue, key, writes, offset, nbytes, array)
@@ -276,11 +278,17 @@ class File:
             segments.check_targets()
         queue = self._queue
         key = next(queue._keys)
-        pinned = None if copy else self._pinned(segments)
+        pinned = None if copy or self._keep_registered(segments.base, segments.nbytes) else self._pinned(segments)
         operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)
+
+    def _keep_registered(self, memory: Array | None, nbytes: int) -> bool:
+        """Whether memory of `gatherio.empty` is registered for good by now, where that is wanted and to be had."""
+        if not self._registers or memory is None or nbytes < _REGISTER_BYTES:
+            return False
+        return self._queue._keep_registered(memory)
 
     def _pinned(self, segments: Segments) -> Registration | None:
         """The segments' memory registered for one transfer, where that is wanted and to be had.
@@ -292,7 +300,8 @@ class File:
             return None
         if segments.nbytes < _REGISTER_BYTES or segments.nbytes >= _REGISTER_SEGMENT_MAX * len(segments):
             return None
-        return self._queue._try_to_register(segments.base)
+        registration = Registration(self._queue, segments.base)
+        return None if registration.closed else registration
 
     def _submitted(self, operation: Operation, ticket: int) -> Operation:
         queue = self._queue
@@ -554,13 +563,6 @@ class File:
         return f"<gatherio.File {self.name!r}, mode {self.mode!r}, {state}>"
 
 
-def _let_go(place: Any, close: Any = lib.gio_file_close, free: Any = lib.gio_file_free) -> None:
-    """Close and free what the core has put there. At the interpreter's end nothing but the defaults may be left."""
-    if place[0]:
-        close(place[0])
-        free(place[0])
-
-
 if sys.platform == "win32":
 
     def _new_descriptor(handle: int, access: int) -> int:
@@ -621,9 +623,10 @@ def open(
     tuning : dict or False, optional
         None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
         ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered`` (memory
-        of many small segments, for each transfer in place), and ``stage_below``: with ``copy=None``, pages in segments
-        shorter than this on average are staged. False: none.
-        `File.reason` tells what is used and where it comes from.
+        of `empty`, `zeros` and the like stays registered from its second transfer on, up to a quarter of the machine's;
+        other memory is for each transfer of many small segments in place), and ``stage_below``: with ``copy=None``,
+        pages in segments shorter than this on average are staged. False: none. `File.reason` tells what is used and
+        where it comes from.
 
     Returns
     -------

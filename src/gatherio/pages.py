@@ -8,6 +8,8 @@ to the disk.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import operator
 import sys
 import threading
@@ -55,8 +57,33 @@ def _as_shape(shape: Shape) -> tuple[int, ...]:
     return sizes
 
 
-def _pages(nbytes: int, huge_pages: bool | None) -> Array:
-    """A uint8 array on fresh zeroed pages, which are given back when the last view of them goes."""
+class Allocation(np.ndarray[Any, np.dtype[np.uint8]]):
+    """All bytes of one allocation; the arrays that users have are views of it.
+
+    Attributes
+    ----------
+    serial : int
+        Never used twice; 0 where pages may not be there yet.
+    """
+
+    serial = 0
+
+
+_serials = itertools.count(1)
+
+
+def allocation_of(array: Array) -> Allocation | None:
+    """The allocation that an array is part of, if it is one of ours."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if type(base) is Allocation and base.serial:
+            return base
+        base = base.base
+    return None
+
+
+def _pages(nbytes: int, huge_pages: bool | None) -> Allocation:
+    """Fresh zeroed pages, which are given back when the last view of them goes."""
     address, allocated = ffi.new("void **"), ffi.new("uint64_t *")
     huge = lib.GIO_HUGE_AUTO if huge_pages is None else lib.GIO_HUGE_YES if huge_pages else lib.GIO_HUGE_NO
     code = lib.gio_pages_allocate(nbytes, huge, address, allocated)
@@ -64,8 +91,10 @@ def _pages(nbytes: int, huge_pages: bool | None) -> Array:
         how = f" of huge pages ({_HUGE_PAGES_NEED})" if huge_pages else ""
         raise MemoryError(f"cannot allocate {nbytes} bytes{how}: {describe(code)}")
     size = allocated[0]
-    memory = ffi.gc(address[0], lambda pages: lib.gio_pages_free(pages, size), size)
-    return np.frombuffer(ffi.buffer(memory, size), np.uint8)
+    # No function of Python's: a signal that raised in it would leave the pages where they are, and go unnoticed.
+    memory = ffi.gc(address[0], functools.partial(lib.gio_pages_free, size), size)
+    allocation: Allocation = Allocation(size, np.uint8, ffi.buffer(memory, size))
+    return allocation
 
 
 def prefault(array: Array) -> None:
@@ -149,6 +178,7 @@ def empty(
     memory = _pages(nbytes, huge_pages)
     if prefault and nbytes:
         _fault_in(memory[:nbytes])
+        memory.serial = next(_serials)
     array: Array = np.ndarray(sizes, kind, memory, order=order)
     return array
 

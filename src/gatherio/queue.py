@@ -10,6 +10,7 @@ import logging
 import operator
 import os
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._native import SLICE_NS, check, describe, error, ffi, lib, os_error
 from .operation import deadline_ns, is_over, slice_ns
+from .pages import allocation_of
 from .registration import Registration
 from .segments import Array, checked
 
@@ -48,6 +50,11 @@ _NOTHING_YET: Final = (0, lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED, lib.GIO_E_CL
 
 _LOG: Final = logging.getLogger("gatherio")
 _BATCH: Final = 256  # outcomes fetched in one call
+_TRANSFERRED_MAX: Final = 4096  # allocations that are remembered
+#: A quarter of the memory: what is registered cannot be swapped out.
+_KEPT_BYTES_MAX: int = 0
+if sys.platform != "win32":
+    _KEPT_BYTES_MAX = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 _SWEEP_BYTES: Final = 1 << 20  # operations this large are swept at the next submission, not by the hundred
 
 
@@ -187,6 +194,7 @@ class CompletionQueue:
         self._tidy_at = _BATCH
         self._rooms: list[_Room] = []  # between one use and the next
         self._files: weakref.WeakSet[File] = weakref.WeakSet()
+        self._transferred: set[int] = set()  # serials of allocations that might be worth registering
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
         self._attendant: threading.Thread | None = None
@@ -383,18 +391,28 @@ class CompletionQueue:
         checked(array)
         if array.nbytes == 0:
             raise ValueError("an empty array has no memory to be registered")
-        code = self._register(array)
+        registration = Registration(self, array)
+        code = registration._code
         if code:
             cure = f"; {_MEMLOCK}" if code == errno.ENOMEM else ""
             raise error(code, f"registering {array.nbytes} bytes with the backend {self.backend!r}{cure}")
-        return Registration(self, array)
+        return registration
 
-    def _register(self, array: Array) -> int:
-        return int(lib.gio_queue_register(self._native, ffi.cast("void *", array.ctypes.data), array.nbytes))
+    def _keep_registered(self, array: Array) -> bool:
+        """Register all of an allocation of ours that is transferred a second time; whether it is registered.
 
-    def _try_to_register(self, array: Array) -> Registration | None:
-        """Where it can be had."""
-        return Registration(self, array) if array.nbytes and self._register(array) == 0 else None
+        It stays so until it is freed, or the process forks.
+        """
+        allocation = allocation_of(array)
+        if allocation is None:
+            return False
+        if allocation.serial not in self._transferred:
+            if len(self._transferred) == _TRANSFERRED_MAX:
+                self._transferred.clear()
+            self._transferred.add(allocation.serial)
+            return False
+        address = ffi.cast("void *", allocation.ctypes.data)
+        return bool(lib.gio_queue_keep(self._native, address, allocation.nbytes, _KEPT_BYTES_MAX) == 0)
 
     def stats(self) -> dict[str, int]:
         """Count what the queue has done since it was opened.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from ._native import ffi, lib
@@ -32,21 +33,21 @@ class Registration:
 
     def __init__(self, queue: CompletionQueue, array: Array) -> None:
         self.nbytes = array.nbytes
-        self._array: Array | None = array
-        self._end = weakref.finalize(
-            self, lib.gio_queue_unregister, queue._native, ffi.cast("void *", array.ctypes.data), array.nbytes
-        )
-        self._end.atexit = False  # the queue goes anyway
+        self._native = made = ffi.new("gio_registration *")
+        # Its end is there before it begins, and ends it while the array still is: memory that went first might be
+        # another array's by then. And as with pages, no function of Python's, in which a signal could raise.
+        memory = ffi.from_buffer(array.reshape(-1).view(np.uint8))
+        self._memory = ffi.gc(memory, partial(lib.gio_unregister, made))
+        self._code = int(lib.gio_queue_register(queue._native, memory, self.nbytes, made))
 
     @property
     def closed(self) -> bool:
         """Whether it has ended."""
-        return self._array is None
+        return not self._native.queue
 
     def close(self) -> None:
         """Let go of the pages. Transfers under way keep them until they have finished. Twice is fine."""
-        self._end()
-        self._array = None
+        ffi.release(self._memory)
 
     def __enter__(self) -> Registration:
         return self

@@ -7,6 +7,7 @@ the name then opens himself. So both systems have one kind of name, with the len
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -70,7 +71,7 @@ class Section:
         check(
             lib.gio_section_map(section, start, nbytes, place), f"mapping {nbytes} bytes at offset {start}", self.about
         )
-        memory = ffi.gc(place[0], lambda address: lib.gio_section_unmap(section, address, nbytes))
+        memory = ffi.gc(place[0], functools.partial(lib.gio_section_unmap, section, nbytes))  # as in pages.py
         view = memoryview(ffi.buffer(memory, nbytes))
         # Read-only all the way down: nobody can make the array writeable again.
         return np.frombuffer(view.toreadonly() if self.access == lib.GIO_MAP_READ else view, np.uint8)

@@ -115,7 +115,7 @@ static inline pages pages_new(uint64_t nbytes)
     return made;
 }
 
-static inline void pages_free(pages memory) { gio_pages_free(memory.at, memory.allocated); }
+static inline void pages_free(pages memory) { gio_pages_free(memory.allocated, memory.at); }
 
 static inline gio_segment segment_of(const void *address, uint64_t nbytes)
 {

@@ -117,14 +117,14 @@ static void test_pages(void)
             CHECK_EQUAL(gio_pages_prefault(address, allocated), 0); /* keeps what is there */
             CHECK_EQUAL(at[0], 0x7f);
             CHECK_EQUAL(at[allocated - 1], 0x7f);
-            gio_pages_free(address, allocated);
+            gio_pages_free(allocated, address);
         }
     CHECK(gio_pages_allocate(UINT64_MAX, GIO_HUGE_AUTO, &address, &allocated) != 0);
     CHECK(gio_pages_allocate(UINT64_MAX / 2, GIO_HUGE_NO, &address, &allocated) != 0);
     CHECK(gio_pages_allocate(UINT64_C(1) << 60, GIO_HUGE_AUTO, &address, &allocated) != 0);
     if (gio_pages_allocate(1, GIO_HUGE_YES, &address, &allocated) == 0) { /* where huge pages are reserved */
         CHECK(allocated >= facts.huge_page_size && (uintptr_t)address % facts.huge_page_size == 0);
-        gio_pages_free(address, allocated);
+        gio_pages_free(allocated, address);
     }
 }
 

@@ -1,0 +1,153 @@
+/* registered.c: memory that the kernel knows, so that it need not look up and pin its pages for each request.
+ *
+ * Somebody asks for it and keeps the memory alive meanwhile; or it is kept, without being asked, from one transfer to the
+ * next. What is kept must be given up before its pages go: else new memory at the old address would be written from the
+ * old pages. That is why gio_pages_free is here. It is given up before a fork, too, which would copy all of it.
+ */
+#include "internal.h"
+
+/* The queues of this process that can register memory. Its mutex is taken before any queue's own. Zeros are an unlocked
+ * mutex on both systems. */
+static struct {
+    gio_mutex mutex;
+    gio_queue *first;
+} listed;
+
+int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes, gio_registration *made)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    if (queue->closing)
+        code = GIO_E_CLOSED;
+    else if (queue->backend->add_memory == NULL)
+        code = GIO_E_UNREGISTRABLE;
+    else
+        code = queue->backend->add_memory(queue, address, nbytes);
+    gio_mutex_unlock(&queue->mutex);
+    if (code)
+        return code;
+    gio_queue_count_holder(queue, 1);
+    *made = (gio_registration){queue, nbytes};
+    return 0;
+}
+
+/* Lock held. With the backend it has gone anyway. */
+static void remove_memory(gio_queue *queue, uint64_t address, uint64_t nbytes)
+{
+    if (!queue->closed)
+        queue->backend->remove_memory(queue, (void *)(uintptr_t)address, nbytes);
+}
+
+void gio_unregister(gio_registration *made, void *address)
+{
+    gio_queue *queue = made->queue;
+    if (queue == NULL)
+        return;
+    if (gio_queue_usable(queue) == 0) {
+        gio_mutex_lock(&queue->mutex);
+        remove_memory(queue, (uint64_t)(uintptr_t)address, made->nbytes);
+        gio_mutex_unlock(&queue->mutex);
+    }
+    *made = (gio_registration){NULL, 0};
+    gio_queue_count_holder(queue, -1);
+}
+
+/* ---- kept ------------------------------------------------------------------------------------------------ */
+
+static int32_t add_kept(gio_queue *queue, gio_segment memory, uint64_t most)
+{
+    if (queue->closing)
+        return GIO_E_CLOSED;
+    if (queue->backend->add_memory == NULL)
+        return GIO_E_UNREGISTRABLE;
+    if (queue->kept_count == GIO_KEPT_MAX || queue->kept_bytes + memory.length > most)
+        return GIO_E_TABLE_FULL;
+    if (queue->kept_code == 0) /* to be refused takes as long as to be granted: not again and again */
+        queue->kept_code = queue->backend->add_memory(queue, (void *)(uintptr_t)memory.address, memory.length);
+    if (queue->kept_code == 0) {
+        queue->kept[queue->kept_count++] = memory;
+        queue->kept_bytes += memory.length;
+    }
+    return queue->kept_code;
+}
+
+int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most)
+{
+    gio_segment memory = {(uint64_t)(uintptr_t)address, nbytes};
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    uint32_t i = 0;
+    while (i < queue->kept_count && queue->kept[i].address != memory.address)
+        i++;
+    if (i == queue->kept_count)
+        code = add_kept(queue, memory, most);
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
+/* All that begins in this range. */
+static void give_up(gio_queue *queue, uint64_t address, uint64_t nbytes)
+{
+    gio_mutex_lock(&queue->mutex);
+    for (uint32_t i = queue->kept_count; i-- > 0;) {
+        gio_segment memory = queue->kept[i];
+        if (memory.address - address >= nbytes)
+            continue;
+        remove_memory(queue, memory.address, memory.length);
+        queue->kept[i] = queue->kept[--queue->kept_count];
+        queue->kept_bytes -= memory.length;
+        queue->kept_code = 0;
+    }
+    gio_mutex_unlock(&queue->mutex);
+}
+
+void gio_pages_free(uint64_t allocated, void *address)
+{
+    gio_mutex_lock(&listed.mutex);
+    for (gio_queue *queue = listed.first; queue; queue = queue->next_listed)
+        give_up(queue, (uint64_t)(uintptr_t)address, allocated);
+    gio_mutex_unlock(&listed.mutex);
+    gio_os_pages_free(address, allocated);
+}
+
+/* ---- the list of queues ---------------------------------------------------------------------------------- */
+
+void gio_registered_add_queue(gio_queue *queue)
+{
+    if (queue->backend->add_memory == NULL)
+        return;
+    gio_mutex_lock(&listed.mutex);
+    queue->next_listed = listed.first;
+    listed.first = queue;
+    gio_mutex_unlock(&listed.mutex);
+}
+
+void gio_registered_remove_queue(gio_queue *queue)
+{
+    gio_mutex_lock(&listed.mutex);
+    gio_queue **at = &listed.first;
+    while (*at && *at != queue)
+        at = &(*at)->next_listed;
+    if (*at)
+        *at = queue->next_listed;
+    gio_mutex_unlock(&listed.mutex);
+}
+
+void gio_registered_before_fork(void)
+{
+    gio_mutex_lock(&listed.mutex);
+    for (gio_queue *queue = listed.first; queue; queue = queue->next_listed)
+        give_up(queue, 0, UINT64_MAX);
+}
+
+/* The child has no use for its parent's queues. */
+void gio_registered_after_fork(int in_child)
+{
+    if (in_child)
+        listed.first = NULL;
+    gio_mutex_unlock(&listed.mutex);
+}
