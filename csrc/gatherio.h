@@ -177,6 +177,9 @@ void gio_queue_free(gio_queue *queue);
 int32_t gio_queue_collect(gio_queue *queue, int64_t timeout_ns, gio_event *listener, gio_outcome *outcomes,
                           uint32_t max, uint32_t *count);
 int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count);
+/* Until as many batches have ended as were begun, operations may be handed to the kernel several at a time: a little later,
+ * with fewer system calls. `step` is +1 or -1; the end hands over what is left. */
+int32_t gio_queue_batch(gio_queue *queue, int32_t step);
 /* A descriptor that polls readable while completions stand unread in the ring; -1 where there is none. */
 int64_t gio_queue_poll_handle(gio_queue *queue);
 /* From now on (no longer) set `event` whenever an operation finishes. `attended` says that the listener itself

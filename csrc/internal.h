@@ -216,7 +216,9 @@ struct gio_queue {
     gio_request *shelved;       /* the system was short of memory: they wait until others have ended */
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint64_t bytes_in_flight;
-    uint64_t sequence;
+    uint64_t sequence;          /* of the last start */
+    uint64_t handed_over;       /* of the last one that the kernel knows of for sure */
+    uint32_t batches;           /* begun and not ended */
 
     void *stage_pages;          /* the staging buffers, made when first needed */
     uint64_t stage_allocated;

@@ -552,11 +552,26 @@ void gio_queue_prepare(gio_queue *queue)
     } while (settle_returned(queue) | start_backlog(queue));
 }
 
+static void hand_over(gio_queue *queue)
+{
+    if (queue->closed)
+        return;
+    queue->handed_over = queue->sequence;
+    queue->backend->submit(queue);
+}
+
 void gio_queue_advance(gio_queue *queue)
 {
     gio_queue_prepare(queue);
-    if (!queue->closed)
-        queue->backend->submit(queue);
+    hand_over(queue);
+}
+
+/* In a batch a few operations wait for each other. Whoever looks for completions hands them over as well, and if nobody
+ * does, the pump at its next tick. */
+static int may_hand_over_later(const gio_queue *queue)
+{
+    enum { TOGETHER = 8 };
+    return queue->batches != 0 && queue->sequence - queue->handed_over < TOGETHER;
 }
 
 /* ---- locks --------------------------------------------------------------------------------------------- */
@@ -646,7 +661,9 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     if (length == 0) /* touches nothing */
         stop_planning(queue, operation);
     finish_if_done(queue, operation);
-    gio_queue_advance(queue);
+    gio_queue_prepare(queue);
+    if (!may_hand_over_later(queue))
+        hand_over(queue);
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
     return (int64_t)ticket;

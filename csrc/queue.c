@@ -166,6 +166,7 @@ void gio_queue_call_attention(gio_queue *queue)
 static int32_t lead(gio_queue *queue, int64_t timeout_ns)
 {
     queue->led = 1;
+    queue->handed_over = queue->sequence;
     queue->stats.sleeps++;
     int32_t code = queue->backend->sleep(queue, timeout_ns);
     queue->led = 0;
@@ -371,6 +372,21 @@ int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_
         gio_operation *operation = gio_operation_find(queue, outcomes[i].ticket);
         if (operation && operation->state == GIO_FINISHED) /* else another thread was told, too, and was faster */
             gio_operation_release(queue, operation);
+    }
+    gio_mutex_unlock(&queue->mutex);
+    return 0;
+}
+
+int32_t gio_queue_batch(gio_queue *queue, int32_t step)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    queue->batches += (uint32_t)step;
+    if (step < 0) {
+        gio_queue_advance(queue);
+        gio_queue_call_attention(queue);
     }
     gio_mutex_unlock(&queue->mutex);
     return 0;

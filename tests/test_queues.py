@@ -282,6 +282,47 @@ def test_stats_count_staged_and_ragged(disk_dir: Path, queue: gio.CompletionQueu
         assert queue.stats()["staged"] > staged  # the middle: memory is not aligned where the file is
 
 
+# --- batches ---
+
+
+def test_a_batch_is_handed_over_with_few_calls(disk_dir: Path, backend: str) -> None:
+    with gio.CompletionQueue(64, backend=backend) as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
+        data = [placed(words(i * PAGE, PAGE)) for i in range(64)]
+        before = queue.stats()["submits"]
+        with queue.batch():
+            operations = [f.write_at(page, i * PAGE) for i, page in enumerate(data)]
+        if backend == "uring":
+            assert queue.stats()["submits"] - before <= 64 // 8 + 2  # not 64
+        assert [operation.result(FOREVER) for operation in operations] == [PAGE] * 64
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 64 * PAGE))
+
+
+def test_who_waits_within_a_batch_is_not_kept_waiting(disk_dir: Path, backend: str) -> None:
+    (disk_dir / "file").write_bytes(words(0, PAGE))
+    with gio.CompletionQueue(4, backend=backend) as queue, gio.open(disk_dir / "file", queue=queue) as f:
+        with queue.batch(), queue.batch():
+            assert f.read_at(target(PAGE), 0).result(FOREVER) == PAGE
+            f.read_at(target(PAGE), 0)
+            assert len(queue.get(FOREVER)) >= 1
+        with pytest.raises(RuntimeError, match="the user's"), queue.batch():
+            operation = f.read_at(target(PAGE), 0)
+            raise RuntimeError("the user's")
+        assert operation.result(FOREVER) == PAGE
+
+
+def test_a_batch_goes_on_by_itself(disk_dir: Path, backend: str) -> None:
+    (disk_dir / "file").write_bytes(words(0, 3 * PAGE))
+    memory = target(3 * PAGE)
+    with gio.CompletionQueue(4, backend=backend) as queue, gio.open(disk_dir / "file", queue=queue) as f:
+        with queue.batch():
+            for start in range(0, 3 * PAGE, PAGE):
+                f.read_at(memory[start : start + PAGE], start)
+            deadline = time.monotonic() + 30
+            while memory[-1] == 0xDD and time.monotonic() < deadline:  # nobody asks the queue
+                time.sleep(0.001)
+            assert_same_bytes(memory, words(0, 3 * PAGE))
+
+
 # --- closing ---
 
 

@@ -30,9 +30,9 @@ LINES: Final = (
     Line("write separate 4 KiB pages", "separate", "write, runs of 1 page, shuffled", "pages*", "one array"),
     Line("read separate 4 KiB pages", "separate", "read, runs of 1 page, shuffled", "pages*", "one array"),
     Line("4 KiB random reads, depth 1", "small", "read 4 KiB, depth 1", "objects, result()", "fio*"),
-    Line("the same, depth 32", "small", "read 4 KiB, depth 32", "objects, queue.get()", "fio*"),
+    Line("the same, depth 32", "small", "read 4 KiB, depth 32", "objects, queue.batch()", "fio*"),
     Line("the same, asyncio", "small", "read 4 KiB, depth 32", "asyncio", "fio*"),
-    Line("the same, depth 128", "small", "read 4 KiB, depth 128", "objects, queue.get()", "fio*"),
+    Line("the same, depth 128", "small", "read 4 KiB, depth 128", "objects, queue.batch()", "fio*"),
 )
 
 

@@ -33,7 +33,7 @@ QUICK_DEPTHS: Final = (1, 32)
 #: Operations of one run, by depth and size: some 0.3 s on the disks seen.
 COUNTS: Final = {4 * KIB: {1: 6_000, 4: 15_000}, 64 * KIB: {1: 3_000, 4: 6_000}}
 COUNT_DEEPER: Final = {4 * KIB: 30_000, 64 * KIB: 8_000}
-BATCH: Final = 1024
+BATCH: Final = 256
 HUGE_PAGE: Final = 2 * MIB
 PERCENTILES: Final = (50, 90, 99, 99.9, 100)
 
@@ -101,9 +101,11 @@ def _group(bed: Bed, how: str, size: int, depth: int) -> Group:
 def _ways(how: str, depth: int) -> list[tuple[str, Way, bool]]:
     """Name, function, and whether buffers are registered."""
     ways: list[tuple[str, Way, bool]] = [
-        ("objects, result()" if depth == 1 else "objects, queue.get()", objects, False)
+        ("objects, result()" if depth == 1 else "objects, queue.batch()", objects, False),
+        ("batches", batches, False),
     ]
-    ways.append(("batches", batches, False))
+    if depth > 1:
+        ways.append(("objects, no batch()", partial(objects, together=False), False))
     if has_registered():
         ways += [("objects, registered buffers", objects, True), ("batches, registered buffers", batches, True)]
     ways.append(("asyncio", in_asyncio, False))
@@ -155,7 +157,7 @@ def _claims(title: str, names: list[str], depth: int, *, quoted: bool) -> list[C
             target = ASYNCIO_TARGET
         elif name not in ("asyncio", "batches, registered buffers"):
             continue
-        if not quoted or name == "objects, registered buffers":
+        if not quoted or name in ("objects, registered buffers", "objects, no batch()"):
             target = None
         claims.append(
             Claim(f"{title}, {name}: rate / bare C loop's", "x", operations_per_second, name, "bare C loop", target)
@@ -213,10 +215,11 @@ def _in_queue(job: Job, transfers: Callable[[File, CompletionQueue], object], bu
         )
 
 
-def objects(job: Job) -> Run:
+def objects(job: Job, *, together: bool = True) -> Run:
     """As many operations in flight as `depth` says, an object each; what has finished is fetched in batches."""
     buffers, places = job.buffers(), job.places()
-    way = partial(_one_by_one if job.depth == 1 else keep_busy, job.how, list(buffers), iter(places))
+    ways = _one_by_one if job.depth == 1 else partial(keep_busy, together=together)
+    way = partial(ways, job.how, list(buffers), iter(places))
     run = _in_queue(job, way, buffers)
     _require_words(job, buffers)
     return run
@@ -228,21 +231,25 @@ def _one_by_one(how: str, buffers: list[Array], places: Iterator[int], file: Fil
         begin(buffer, place).result()
 
 
-def keep_busy(how: str, buffers: list[Array], places: Iterator[int], file: File, queue: CompletionQueue) -> None:
+def keep_busy(
+    how: str, buffers: list[Array], places: Iterator[int], file: File, queue: CompletionQueue, *, together: bool = True
+) -> None:
     """As many operations in flight as there are buffers, until there are no more places."""
     begin = file.read_at if how == "read" else file.write_at
     flying = {begin(buffer, place): buffer for buffer, place in zip(buffers, places, strict=False)}
     while flying:
-        for operation in queue.get():
-            operation.result()
-            buffer = flying.pop(operation)
-            place = next(places, None)
-            if place is not None:
-                flying[begin(buffer, place)] = buffer
+        finished = queue.get()
+        with queue.batch() if together else nullcontext():
+            for operation in finished:
+                operation.result()
+                buffer = flying.pop(operation)
+                place = next(places, None)
+                if place is not None:
+                    flying[begin(buffer, place)] = buffer
 
 
 def batches(job: Job) -> Run:
-    """A thousand at a time with one completion for all, two such batches under way; `depth` of them in flight."""
+    """Hundreds at a time with one completion for all, two such batches under way; `depth` of them in flight."""
     buffers, places = pages.zeros((2 * BATCH, job.size), np.uint8), np.array(job.places())
     halves = [buffers[:BATCH], buffers[BATCH:]]
 
