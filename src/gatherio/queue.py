@@ -51,10 +51,11 @@ _NOTHING_YET: Final = (0, lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED, lib.GIO_E_CL
 _LOG: Final = logging.getLogger("gatherio")
 _BATCH: Final = 256  # outcomes fetched in one call
 _TRANSFERRED_MAX: Final = 4096  # allocations that are remembered
-#: A quarter of the memory: what is registered cannot be swapped out.
+#: A quarter of the memory, because what is registered cannot be swapped out, and not all of the kernel's table, which
+#: has a place for each GiB.
 _KEPT_BYTES_MAX: int = 0
 if sys.platform != "win32":
-    _KEPT_BYTES_MAX = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    _KEPT_BYTES_MAX = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4, 64 << 30)
 _SWEEP_BYTES: Final = 1 << 20  # operations this large are swept at the next submission, not by the hundred
 
 
