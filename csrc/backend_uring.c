@@ -349,7 +349,7 @@ static int32_t set_slot(ring *ring, uint32_t slot, gio_segment memory)
 {
     struct table_update update = {slot, 0, (uint64_t)(uintptr_t)&memory, 0, 1, 0};
     long result = syscall(NR_IO_URING_REGISTER, ring->fd, REGISTER_BUFFERS_UPDATE, &update, sizeof update);
-    if (result < 0)
+    if (result < 0 && memory.length) /* memory that is to go must not be found again, whatever the kernel says */
         return errno;
     ring->slots[slot] = memory;
     while (memory.length && ring->slots_used <= slot)
@@ -364,7 +364,11 @@ static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes
     ring *ring = queue->backend_state;
     gio_segment nothing = {0, 0};
 
-    uring_submit(queue); /* an entry that names the slot gets its pages now; later there would be none */
+    /* An entry that names the slot gets its pages now; later there would be none. */
+    for (uint32_t before = UINT32_MAX; unsubmitted(ring) && unsubmitted(ring) < before;) {
+        before = unsubmitted(ring);
+        uring_submit(queue);
+    }
     for (uint64_t done = 0; done < nbytes; done += SLOT_BYTES) /* one slot for each: the same may be registered twice */
         for (uint32_t i = 0; i < ring->slots_used; i++)
             if (ring->slots[i].address == (uint64_t)(uintptr_t)address + done &&

@@ -152,6 +152,10 @@ typedef struct {
     uint64_t nbytes;
 } gio_registration;
 
+typedef struct {
+    gio_queue *queue; /* NULL: none */
+} gio_batch;
+
 /* The system. */
 void gio_system(gio_system_facts *facts);
 
@@ -165,7 +169,7 @@ void gio_pages_free(uint64_t allocated, void *address);
 
 /* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and
  * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. gio_queue_free closes as well; the
- * structure lives until the last of its files and registrations has been freed, too. */
+ * structure lives until the last of its files, registrations and batches has gone, too. */
 const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
@@ -177,9 +181,10 @@ void gio_queue_free(gio_queue *queue);
 int32_t gio_queue_collect(gio_queue *queue, int64_t timeout_ns, gio_event *listener, gio_outcome *outcomes,
                           uint32_t max, uint32_t *count);
 int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count);
-/* Until as many batches have ended as were begun, operations may be handed to the kernel several at a time: a little later,
- * with fewer system calls. `step` is +1 or -1; the end hands over what is left. */
-int32_t gio_queue_batch(gio_queue *queue, int32_t step);
+/* Until the batch ends, operations may be handed to the kernel several at a time: a little later, with fewer system calls.
+ * The end hands over what is left. Ending what is all zeros, never begun or ended, does nothing. */
+int32_t gio_queue_batch(gio_queue *queue, gio_batch *begun);
+void gio_batch_end(gio_batch *begun);
 /* A descriptor that polls readable while completions stand unread in the ring; -1 where there is none. */
 int64_t gio_queue_poll_handle(gio_queue *queue);
 /* From now on (no longer) set `event` whenever an operation finishes. `attended` says that the listener itself
@@ -198,7 +203,7 @@ int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_
 int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes, gio_registration *made);
 void gio_unregister(gio_registration *made, void *address);
 /* The same for all of the memory from one gio_pages_allocate until it is freed, or the process forks, which would copy
- * pinned pages. At most `most` bytes in all. Cheap where it is kept already. */
+ * pinned pages. At most `most` bytes in all queues together. Cheap where it is kept already. */
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most);
 
 /* Operations. Memory and segments must stay as they are until the outcome has been told. */

@@ -200,7 +200,7 @@ struct gio_queue {
     const gio_backend *backend;
     void *backend_state;
     uint64_t fork_count;   /* of the process that opened it */
-    uint64_t holders;      /* files and registrations that have not been freed */
+    uint64_t holders;      /* files, registrations and batches that have not gone */
     int32_t abandoned;     /* freed by its owner, kept for those */
     int32_t closing, closed, released; /* no more submissions; nothing in flight; the backend is gone */
 
@@ -217,7 +217,7 @@ struct gio_queue {
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint64_t bytes_in_flight;
     uint64_t sequence;          /* of the last start */
-    uint64_t handed_over;       /* of the last one that the kernel knows of for sure */
+    uint64_t submitted;         /* of the last one that the backend has been asked to submit */
     uint32_t batches;           /* begun and not ended */
 
     void *stage_pages;          /* the staging buffers, made when first needed */
@@ -241,11 +241,11 @@ struct gio_queue {
     int32_t pump_started, pump_parked, pump_patient, pump_stop;
     uint64_t pump_seen;         /* operations submitted when it last looked */
 
-    gio_queue *next_listed;     /* registered.c */
+    gio_queue *next_listed;     /* registered.c. To change these takes its mutex as well as ours */
     gio_segment kept[GIO_KEPT_MAX];
     uint32_t kept_count;
     uint64_t kept_bytes;
-    int32_t kept_code;          /* why the system keeps no more */
+    uint64_t kept_refused;      /* bytes that the system would not register; 0: none. Ours alone */
 
     struct { int32_t kind; uint64_t after, count, value; } fault;
     gio_queue_stats stats;

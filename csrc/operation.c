@@ -532,7 +532,7 @@ static int start_backlog(gio_queue *queue)
         }
         any = 1, passed = 0;
         /* Of many small ones an idle device begins with the first while we prepare the rest. */
-        if (queue->requests_started == FIRST && queue->bytes_in_flight < FIRST_BYTES)
+        if (queue->requests_started == FIRST && queue->bytes_in_flight < FIRST_BYTES && queue->batches == 0)
             queue->backend->submit(queue);
     }
     return any;
@@ -552,26 +552,27 @@ void gio_queue_prepare(gio_queue *queue)
     } while (settle_returned(queue) | start_backlog(queue));
 }
 
-static void hand_over(gio_queue *queue)
+static void submit_started(gio_queue *queue)
 {
     if (queue->closed)
         return;
-    queue->handed_over = queue->sequence;
+    queue->submitted = queue->sequence;
     queue->backend->submit(queue);
 }
 
 void gio_queue_advance(gio_queue *queue)
 {
     gio_queue_prepare(queue);
-    hand_over(queue);
+    submit_started(queue);
 }
 
-/* In a batch a few operations wait for each other. Whoever looks for completions hands them over as well, and if nobody
- * does, the pump at its next tick. */
-static int may_hand_over_later(const gio_queue *queue)
+/* In a batch a few operations wait for each other. Whoever looks for completions submits them as well, and if nobody does,
+ * the pump at its next tick; but who sleeps already would not look, and listeners expect to be called. */
+static int may_submit_later(const gio_queue *queue)
 {
     enum { TOGETHER = 8 };
-    return queue->batches != 0 && queue->sequence - queue->handed_over < TOGETHER;
+    return queue->batches != 0 && queue->sequence - queue->submitted < TOGETHER && !queue->led &&
+           queue->followers == 0 && queue->listener_count == 0;
 }
 
 /* ---- locks --------------------------------------------------------------------------------------------- */
@@ -662,8 +663,8 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
         stop_planning(queue, operation);
     finish_if_done(queue, operation);
     gio_queue_prepare(queue);
-    if (!may_hand_over_later(queue))
-        hand_over(queue);
+    if (!may_submit_later(queue))
+        submit_started(queue);
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
     return (int64_t)ticket;

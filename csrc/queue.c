@@ -166,7 +166,7 @@ void gio_queue_call_attention(gio_queue *queue)
 static int32_t lead(gio_queue *queue, int64_t timeout_ns)
 {
     queue->led = 1;
-    queue->handed_over = queue->sequence;
+    queue->submitted = queue->sequence;
     queue->stats.sleeps++;
     int32_t code = queue->backend->sleep(queue, timeout_ns);
     queue->led = 0;
@@ -377,19 +377,33 @@ int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_
     return 0;
 }
 
-int32_t gio_queue_batch(gio_queue *queue, int32_t step)
+int32_t gio_queue_batch(gio_queue *queue, gio_batch *begun)
 {
     int32_t code = gio_queue_usable(queue);
     if (code)
         return code;
     gio_mutex_lock(&queue->mutex);
-    queue->batches += (uint32_t)step;
-    if (step < 0) {
+    queue->batches++;
+    gio_mutex_unlock(&queue->mutex);
+    gio_queue_count_holder(queue, +1);
+    begun->queue = queue;
+    return 0;
+}
+
+void gio_batch_end(gio_batch *begun)
+{
+    gio_queue *queue = begun->queue;
+    if (queue == NULL)
+        return;
+    if (gio_queue_usable(queue) == 0) {
+        gio_mutex_lock(&queue->mutex);
+        queue->batches--;
         gio_queue_advance(queue);
         gio_queue_call_attention(queue);
+        gio_mutex_unlock(&queue->mutex);
     }
-    gio_mutex_unlock(&queue->mutex);
-    return 0;
+    begun->queue = NULL;
+    gio_queue_count_holder(queue, -1);
 }
 
 /* ---- listening ------------------------------------------------------------------------------------------- */

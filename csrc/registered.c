@@ -1,7 +1,6 @@
 /* registered.c: memory that the kernel knows, so that it need not look up and pin its pages for each request.
  *
- * Somebody asks for it and keeps the memory alive meanwhile; or it is kept, without being asked, from one transfer to the
- * next. What is kept must be given up before its pages go: else new memory at the old address would be written from the
+ * Somebody asks for it and keeps the memory alive meanwhile; or it is kept without that, from one transfer to the next. What is kept must be given up before its pages go: else new memory at the old address would be written from the
  * old pages. That is why gio_pages_free is here. It is given up before a fork, too, which would copy all of it.
  */
 #include "internal.h"
@@ -48,6 +47,7 @@ void gio_unregister(gio_registration *made, void *address)
     if (gio_queue_usable(queue) == 0) {
         gio_mutex_lock(&queue->mutex);
         remove_memory(queue, (uint64_t)(uintptr_t)address, made->nbytes);
+        queue->kept_refused = 0;
         gio_mutex_unlock(&queue->mutex);
     }
     *made = (gio_registration){NULL, 0};
@@ -56,21 +56,35 @@ void gio_unregister(gio_registration *made, void *address)
 
 /* ---- kept ------------------------------------------------------------------------------------------------ */
 
+static int is_kept(const gio_queue *queue, uint64_t address)
+{
+    uint32_t i = 0;
+    while (i < queue->kept_count && queue->kept[i].address != address)
+        i++;
+    return i < queue->kept_count;
+}
+
 static int32_t add_kept(gio_queue *queue, gio_segment memory, uint64_t most)
 {
+    uint64_t kept_bytes = 0;
+    for (gio_queue *at = listed.first; at; at = at->next_listed)
+        kept_bytes += at->kept_bytes;
     if (queue->closing)
         return GIO_E_CLOSED;
     if (queue->backend->add_memory == NULL)
         return GIO_E_UNREGISTRABLE;
-    if (queue->kept_count == GIO_KEPT_MAX || queue->kept_bytes + memory.length > most)
+    if (queue->kept_count == GIO_KEPT_MAX || kept_bytes + memory.length > most)
         return GIO_E_TABLE_FULL;
-    if (queue->kept_code == 0) /* to be refused takes as long as to be granted: not again and again */
-        queue->kept_code = queue->backend->add_memory(queue, (void *)(uintptr_t)memory.address, memory.length);
-    if (queue->kept_code == 0) {
-        queue->kept[queue->kept_count++] = memory;
-        queue->kept_bytes += memory.length;
+    if (queue->kept_refused && memory.length >= queue->kept_refused) /* to be refused takes as long as to be granted */
+        return GIO_E_TABLE_FULL;
+    int32_t code = queue->backend->add_memory(queue, (void *)(uintptr_t)memory.address, memory.length);
+    if (code) {
+        queue->kept_refused = memory.length;
+        return code;
     }
-    return queue->kept_code;
+    queue->kept[queue->kept_count++] = memory;
+    queue->kept_bytes += memory.length;
+    return 0;
 }
 
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most)
@@ -80,16 +94,20 @@ int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_
     if (code)
         return code;
     gio_mutex_lock(&queue->mutex);
-    uint32_t i = 0;
-    while (i < queue->kept_count && queue->kept[i].address != memory.address)
-        i++;
-    if (i == queue->kept_count)
+    int kept = is_kept(queue, memory.address);
+    gio_mutex_unlock(&queue->mutex);
+    if (kept)
+        return 0;
+    gio_mutex_lock(&listed.mutex);
+    gio_mutex_lock(&queue->mutex);
+    if (!is_kept(queue, memory.address)) /* by another thread, meanwhile */
         code = add_kept(queue, memory, most);
     gio_mutex_unlock(&queue->mutex);
+    gio_mutex_unlock(&listed.mutex);
     return code;
 }
 
-/* All that begins in this range. */
+/* All that begins in this range. `listed` is locked. */
 static void give_up(gio_queue *queue, uint64_t address, uint64_t nbytes)
 {
     gio_mutex_lock(&queue->mutex);
@@ -100,13 +118,14 @@ static void give_up(gio_queue *queue, uint64_t address, uint64_t nbytes)
         remove_memory(queue, memory.address, memory.length);
         queue->kept[i] = queue->kept[--queue->kept_count];
         queue->kept_bytes -= memory.length;
-        queue->kept_code = 0;
+        queue->kept_refused = 0;
     }
     gio_mutex_unlock(&queue->mutex);
 }
 
 void gio_pages_free(uint64_t allocated, void *address)
 {
+    gio_fork_count(); /* from now on forks find our mutex unlocked */
     gio_mutex_lock(&listed.mutex);
     for (gio_queue *queue = listed.first; queue; queue = queue->next_listed)
         give_up(queue, (uint64_t)(uintptr_t)address, allocated);

@@ -168,9 +168,9 @@ def test_no_function_of_pythons_stands_between_the_end_of_an_object_and_the_core
             "pages": gio.zeros(MIB, "u1"),
             "file": f.__dict__.pop("_place"),
             "window": mapping._section.map(0, MIB),
-            "section": mapping._section,
         }
         mapping.close()
+        objects["section"] = mapping.__dict__.pop("_section")
         if queue.backend == "uring":
             objects["registration"] = queue.register(gio.zeros(MIB, "u1"))
         called: dict[str, list[str]] = {}

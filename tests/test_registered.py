@@ -23,6 +23,7 @@ from oracle import (
     fault,
     not_on_windows,
     placed,
+    require,
     run_python,
     target,
     words,
@@ -310,6 +311,42 @@ def test_new_memory_at_the_place_of_kept_memory(uring: gio.CompletionQueue, disk
 
 
 @needs_uring
+def test_parts_count_as_well(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """As of a ring of frames: once all of it has been round."""
+    frames = gio.zeros((4, MIB), "u1")
+    with gio.open(disk_dir / "file", "w", queue=uring, tuning={"registered": True}) as f:
+        counts = []
+        for number in range(6):
+            f.write_at(frames[number % 4], number * MIB).result(FOREVER)
+            counts.append(registered(uring))
+    assert counts == [0, 0, 0, 0, 1, 2]
+
+
+@needs_uring
+def test_memory_that_the_kernel_does_not_let_go_of_is_not_used_again(disk_dir: Path) -> None:
+    script = """
+    import sys, gatherio as gio
+    with gio.CompletionQueue(backend="uring") as queue:
+        with gio.open(sys.argv[1], "w", queue=queue, tuning={"registered": True}) as f:
+            memory = gio.full(1 << 21, 1, "u1")
+            place = memory.ctypes.data
+            for _ in range(2):
+                f.write_at(memory, 0).result()
+            del memory
+            memory = gio.full(1 << 21, 2, "u1")
+            assert memory.ctypes.data == place
+            f.write_at(memory, 0).result()
+            assert queue.stats()["registered"] == 1
+    """
+    # The fourth call gives the memory back; before it came the table, the probe, and the memory.
+    inject = [require("strace", "strace"), "-f", "-o", str(disk_dir / "trace"), "-e", "trace=io_uring_register"]
+    inject += ["-e", "inject=io_uring_register:error=ENOMEM:when=4"]
+    run_python(script, disk_dir / "file", under=inject)
+    assert "(INJECTED)" in (disk_dir / "trace").read_text()
+    assert set((disk_dir / "file").read_bytes()) == {2}
+
+
+@needs_uring
 def test_kept_memory_ends_with_its_queue(pinned: Callable[[], int], disk_dir: Path) -> None:
     memory = gio.zeros(2 * MIB, "u1")
 
@@ -339,7 +376,7 @@ def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.Co
         kept = pinned()
         assert 100 * MIB <= kept < 150 * MIB
         del many[:100], memory
-        assert pinned() == kept - 100 * MIB, "the first"
+        assert comes_down(pinned, kept - 100 * MIB), "the first"
         for number, memory in enumerate(many):
             f.write_at(memory, number * MIB).result(FOREVER)
         assert pinned() == 50 * MIB, "there is room again"
@@ -349,9 +386,14 @@ def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.Co
 @needs_uring
 def test_a_fork_copies_no_kept_memory(disk_dir: Path) -> None:
     script = """
-    import os, pathlib, sys, gatherio as gio
+    import os, pathlib, sys, time, gatherio as gio
     def pinned():
         return int(pathlib.Path("/proc/self/status").read_text().split("VmPin:")[1].split()[0])
+    def comes_down():
+        deadline = time.monotonic() + 10
+        while pinned() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return pinned() == 0
     memory = gio.zeros(1 << 24, "u1")
     with gio.open(sys.argv[1], "w", tuning={"registered": True}) as f:
         for _ in range(2):
@@ -365,9 +407,9 @@ def test_a_fork_copies_no_kept_memory(disk_dir: Path) -> None:
                     own.write_at(memory, 0).result()
             assert pinned() == 1 << 14, pinned()
             del memory
-            assert pinned() == 0, pinned()
+            assert comes_down(), pinned()
             os._exit(7)
-        assert pinned() == 0, pinned()
+        assert comes_down(), pinned()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         memory[:] = 2
         f.write_at(memory, 0).result()

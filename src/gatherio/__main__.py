@@ -343,11 +343,13 @@ def signals_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
+    timers: list[threading.Timer] = []
+
     def dropped(what: sys.UnraisableHookArgs) -> None:
         if isinstance(what.exc_value, Stopped):
-            again = threading.Timer(_SOON_S, _interrupt_main_thread, [what.exc_value.number])
-            again.daemon = True
-            again.start()
+            timers.append(threading.Timer(_SOON_S, _interrupt_main_thread, [what.exc_value.number]))
+            timers[-1].daemon = True
+            timers[-1].start()
         else:
             tell_dropped(what)
 
@@ -366,6 +368,8 @@ def signals_raise() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = tell_dropped
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

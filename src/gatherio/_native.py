@@ -15,7 +15,8 @@ ffi: Final[Any] = _gatherio.ffi
 lib: Final[Any] = _gatherio.lib
 
 # A wait comes back this often even if nothing happened, so that Python sees signals which another thread was
-# interrupted by, or which arrived just before the kernel began to wait. On Windows no signal interrupts a wait.
+# interrupted by, or which arrived just before the kernel began to wait. Less often on Linux, where a signal interrupts
+# who waits in the kernel for all; on Windows none interrupts anybody.
 SLICE_NS: Final = 50_000_000 if sys.platform == "win32" else 200_000_000
 
 _PROBLEMS: Final[dict[int, str]] = {

@@ -288,7 +288,7 @@ class File:
         """Whether memory of `gatherio.empty` is registered for good by now, where that is wanted and to be had."""
         if not self._registers or memory is None or nbytes < _REGISTER_BYTES:
             return False
-        return self._queue._keep_registered(memory)
+        return self._queue._keep_registered(memory, nbytes)
 
     def _pinned(self, segments: Segments) -> Registration | None:
         """The segments' memory registered for one transfer, where that is wanted and to be had.
@@ -623,10 +623,10 @@ def open(
     tuning : dict or False, optional
         None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
         ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered`` (memory
-        of `empty`, `zeros` and the like stays registered from its second transfer on, up to a quarter of the machine's;
-        other memory is for each transfer of many small segments in place), and ``stage_below``: with ``copy=None``,
-        pages in segments shorter than this on average are staged. False: none. `File.reason` tells what is used and
-        where it comes from.
+        of `empty`, `zeros` and the like stays registered once all of it has been transferred, up to a quarter of the
+        machine's; other memory is for each transfer of many small segments in place), and ``stage_below``: with
+        ``copy=None``, pages in segments shorter than this on average are staged. False: none. `File.reason` tells what
+        is used and where it comes from.
 
     Returns
     -------

@@ -64,9 +64,12 @@ class Allocation(np.ndarray[Any, np.dtype[np.uint8]]):
     ----------
     serial : int
         Never used twice; 0 where pages may not be there yet.
+    length : int
+        Bytes that were asked for.
     """
 
     serial = 0
+    length = 0
 
 
 _serials = itertools.count(1)
@@ -178,7 +181,7 @@ def empty(
     memory = _pages(nbytes, huge_pages)
     if prefault and nbytes:
         _fault_in(memory[:nbytes])
-        memory.serial = next(_serials)
+        memory.serial, memory.length = next(_serials), nbytes
     array: Array = np.ndarray(sizes, kind, memory, order=order)
     return array
 

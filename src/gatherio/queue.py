@@ -195,7 +195,7 @@ class CompletionQueue:
         self._tidy_at = _BATCH
         self._rooms: list[_Room] = []  # between one use and the next
         self._files: weakref.WeakSet[File] = weakref.WeakSet()
-        self._transferred: set[int] = set()  # serials of allocations that might be worth registering
+        self._transferred: dict[int, int] = {}  # bytes, by the serial of an allocation that may be worth registering
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
         self._attendant: threading.Thread | None = None
@@ -364,8 +364,9 @@ class CompletionQueue:
         """Hand over what is submitted in this ``with`` block several operations at a time, for fewer system calls.
 
         For many small operations: with dozens in flight, where a system call and a notification of the device for each
-        cost more than the transfer does. Each has its own result all the same. Some eight are handed over together; the
-        rest at the end of the block, when anybody looks for results, and else within 10 ms.
+        cost more than the transfer does. Each has its own result all the same. Eight at most wait for each other; what
+        is left is handed over at the end of the block, when anybody looks for results, and else after a tenth of a
+        second. While somebody waits already, or in asyncio, nothing is held back.
 
         Where all results are wanted together, `File.read_many` and `File.write_many` cost less still.
 
@@ -379,11 +380,12 @@ class CompletionQueue:
         -----
         io_uring_enter(2) takes any number of requests. On Windows each is a call of its own, and this does nothing.
         """
-        check(lib.gio_queue_batch(self._native, 1), "beginning a batch")
+        begun = ffi.gc(ffi.new("gio_batch *"), lib.gio_batch_end)  # there beforehand, whenever Ctrl-C comes
+        check(lib.gio_queue_batch(self._native, begun), "beginning a batch")
         try:
             yield
         finally:
-            lib.gio_queue_batch(self._native, -1)
+            ffi.release(begun)
 
     def register(self, array: Array) -> Registration:
         """Register an array's memory, for arrays that are transferred again and again through this queue.
@@ -425,18 +427,19 @@ class CompletionQueue:
             raise error(code, f"registering {array.nbytes} bytes with the backend {self.backend!r}{cure}")
         return registration
 
-    def _keep_registered(self, array: Array) -> bool:
-        """Register all of an allocation of ours that is transferred a second time; whether it is registered.
+    def _keep_registered(self, array: Array, nbytes: int) -> bool:
+        """Register an allocation of ours once as much has been transferred as it holds. Whether it is registered.
 
         It stays so until it is freed, or the process forks.
         """
         allocation = allocation_of(array)
         if allocation is None:
             return False
-        if allocation.serial not in self._transferred:
-            if len(self._transferred) == _TRANSFERRED_MAX:
+        transferred = self._transferred.get(allocation.serial, 0)
+        if transferred < allocation.length:
+            if len(self._transferred) >= _TRANSFERRED_MAX:
                 self._transferred.clear()
-            self._transferred.add(allocation.serial)
+            self._transferred[allocation.serial] = transferred + nbytes
             return False
         address = ffi.cast("void *", allocation.ctypes.data)
         return bool(lib.gio_queue_keep(self._native, address, allocation.nbytes, _KEPT_BYTES_MAX) == 0)

@@ -50,8 +50,9 @@ class Tuning:
         Requests in flight at most; None is the default.
     registered : bool
         Whether memory is registered with the kernel, where that can be had: an allocation of `empty`, `zeros` and the
-        like from its second transfer on, at most a quarter of the machine's memory in all; other memory for each
-        transfer of many small segments in place. What is registered stays in memory and counts against memlock.
+        like once as much has been transferred as it holds, at most a quarter of the machine's memory in all; other
+        memory for each transfer of many small segments in place. What is registered stays in memory and counts against
+        memlock.
     stage_below : int
         With ``copy=None``, pages whose segments are shorter than this on average are copied through large buffers;
         0 never does that.
