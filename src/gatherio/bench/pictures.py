@@ -309,7 +309,7 @@ def small(content: Content) -> Any:
 def _small_name(row: Row) -> str:
     """For the legend: what goes by several names has one."""
     name = str(row["name"])
-    return "os.preadv, os.pwritev" if name.startswith("os.") else re.sub(r", (result|queue\.get)\(\)", "", name)
+    return "os.preadv, os.pwritev" if name.startswith("os.") else re.sub(r", (result|queue\.(get|batch))\(\)", "", name)
 
 
 def latency(content: Content) -> Any:

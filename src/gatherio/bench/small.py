@@ -33,7 +33,7 @@ QUICK_DEPTHS: Final = (1, 32)
 #: Operations of one run, by depth and size: some 0.3 s on the disks seen.
 COUNTS: Final = {4 * KIB: {1: 6_000, 4: 15_000}, 64 * KIB: {1: 3_000, 4: 6_000}}
 COUNT_DEEPER: Final = {4 * KIB: 30_000, 64 * KIB: 8_000}
-BATCH: Final = 256
+BATCH_BYTES: Final = MIB  # more of them do not fit into a processor's second-level cache
 HUGE_PAGE: Final = 2 * MIB
 PERCENTILES: Final = (50, 90, 99, 99.9, 100)
 
@@ -249,15 +249,16 @@ def keep_busy(
 
 
 def batches(job: Job) -> Run:
-    """Hundreds at a time with one completion for all, two such batches under way; `depth` of them in flight."""
-    buffers, places = pages.zeros((2 * BATCH, job.size), np.uint8), np.array(job.places())
-    halves = [buffers[:BATCH], buffers[BATCH:]]
+    """Many at a time with one completion for all, two such batches under way; `depth` of them in flight."""
+    length = max(job.depth, BATCH_BYTES // job.size)
+    buffers, places = pages.zeros((2 * length, job.size), np.uint8), np.array(job.places())
+    halves = [buffers[:length], buffers[length:]]
 
     def transfers(file: File, queue: CompletionQueue) -> None:
         begin = file.read_many if job.how == "read" else file.write_many
         flying: list[Operation] = []
-        for number, start in enumerate(range(0, job.count, BATCH)):
-            part = places[start : start + BATCH]
+        for number, start in enumerate(range(0, job.count, length)):
+            part = places[start : start + length]
             if len(flying) > 1:
                 flying.pop(0).result()
             flying.append(begin(halves[number % 2][: len(part)], part))
