@@ -157,6 +157,25 @@ def test_an_open_that_ctrl_c_breaks_off_leaves_nothing_open(disk_dir: Path, monk
         (disk_dir / "file").unlink()  # on Windows nobody may have it open
 
 
+def test_a_file_that_ctrl_c_leaves_half_made_is_closed_in_silence(
+    disk_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(facts: object) -> str:
+        raise KeyboardInterrupt
+
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with gio.CompletionQueue() as queue:
+        gio.open(disk_dir / "file", "w", queue=queue).close()
+        handles = handle_count()
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(file_module, "_why_direct", interrupted)
+            gio.open(disk_dir / "file", "w", queue=queue)
+        gc.collect()
+        assert handle_count() == handles
+    assert ignored == []
+
+
 def test_no_function_of_pythons_stands_between_the_end_of_an_object_and_the_cores(disk_dir: Path) -> None:
     """A signal that raised in it would leave memory or a lock behind, and the exception would be dropped."""
     with gio.CompletionQueue() as queue:

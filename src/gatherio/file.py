@@ -102,8 +102,6 @@ class File:
             how = "direct I/O asked for; direct=None goes buffered where there is none" if direct else f"mode {mode!r}"
             raise error(code, f"opening the file, {how}", path)
         self._native = place[0]
-        self._released = False
-        queue._files.add(self)
         self._created = bool(facts.created)
         self._handle = int(facts.handle)
         self._descriptor: int | None = None  # for fileno(), on Windows
@@ -115,6 +113,8 @@ class File:
         self.reason = "; ".join([_why_direct(facts), queue.reason, *([tuning.reason] if tuning else [])])
         self._stage_below = tuning.stage_below if tuning else 0
         self._registers = bool(tuning and tuning.registered)
+        queue._files.add(self)
+        self._released = False  # last: what a signal leaves half made is the core's to close
 
     # -- transfers ------------------------------------------------------------------------------------------
 
