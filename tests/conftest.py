@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from oracle import BACKENDS, LACKING, ON_WINDOWS, skip_on_windows
+from oracle import BACKENDS, LACKING, ON_WINDOWS, ON_WINE, skip_on_windows
 
 import gatherio as gio
 from gatherio import npy
@@ -38,6 +38,25 @@ collect_ignore = [] if ON_WINDOWS else ["test_windows.py", "test_windows_mapping
 
 IN_CI = os.environ.get("GATHERIO_CI") == "1"
 TOOL_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps mkfs, also for plain users
+
+
+# --- Wine ---
+
+if ON_WINE:
+    _begin = subprocess.Popen.__init__
+    _INTERNAL_ERROR = 1359
+
+    @functools.wraps(_begin)
+    def _begin_again(self: subprocess.Popen[str], *arguments: object, **options: object) -> None:
+        """Wine 8 fails to start a process once in thousands of times."""
+        try:
+            _begin(self, *arguments, **options)  # type: ignore[arg-type]
+        except OSError as error:
+            if error.winerror != _INTERNAL_ERROR:
+                raise
+            _begin(self, *arguments, **options)  # type: ignore[arg-type]
+
+    subprocess.Popen.__init__ = _begin_again  # type: ignore[method-assign]
 
 
 # --- skips ---
