@@ -226,8 +226,9 @@ static int32_t bind_handle(port *port, int64_t handle)
     return CreateIoCompletionPort((HANDLE)(intptr_t)handle, port->handle, 0, 0) ? 0 : (int32_t)GetLastError();
 }
 
-static int32_t iocp_adopt(gio_queue *queue, gio_file *file)
+static int32_t iocp_adopt(gio_queue *queue, gio_file *file, int32_t *why)
 {
+    (void)why;
     int32_t code = bind_handle(queue->backend_state, file->handle);
     return code || file->buffered_handle == file->handle ? code : bind_handle(queue->backend_state, file->buffered_handle);
 }

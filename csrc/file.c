@@ -42,10 +42,12 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->limits.max_segments = max_segments(queue, facts);
     file->limits.buffered_segments = queue->system.buffered_segments;
     file->limits.segment_unit = queue->system.segment_unit;
+    file->backend = queue->backend;
+    file->file_system = facts->file_system;
     code = gio_os_file_size(file, &file->written_end);
     file->valid_end = file->written_end;
     if (code == 0 && queue->backend->adopt)
-        code = queue->backend->adopt(queue, file);
+        code = queue->backend->adopt(queue, file, &facts->backend_code);
     if (code) {
         gio_os_file_close(file);
         free(file);

@@ -43,7 +43,8 @@ enum {
     GIO_E_NOT_LOCKED = 0x20000012,  /* there is no lock of exactly this range */
     GIO_E_NO_FILE = 0x20000013,     /* a device, a pipe or something else that cannot be mapped */
     GIO_E_UNREGISTRABLE = 0x20000014, /* this backend, or this kernel, has no registered memory */
-    GIO_E_TABLE_FULL = 0x20000015   /* no more registrations in this queue */
+    GIO_E_TABLE_FULL = 0x20000015,  /* no more registrations in this queue */
+    GIO_E_MISCOUNTED = 0x20000016   /* io_uring tells wrong counts of transfers with this file system (FUSE) */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1 };
@@ -89,6 +90,8 @@ typedef struct {
     int32_t direct_code;       /* else why not */
     int32_t alignment_told;    /* 1: the alignments come from the kernel, 0: assumed */
     int32_t created;           /* 1: there was no such file before */
+    int32_t backend_code;      /* why the queue's backend does not serve this file, but `threads`; 0: it does */
+    int32_t reserved;
 } gio_file_facts;
 
 typedef struct {

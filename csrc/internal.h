@@ -51,6 +51,9 @@ typedef enum {
     GIO_FINISHED, /* its outcome is known, and kept until it is released */
 } gio_state;
 
+typedef struct gio_backend gio_backend;
+typedef struct gio_workers gio_workers;
+
 typedef struct gio_operation {
     struct gio_operation *next, *previous; /* in the list that its state says: backlog or finished */
     gio_file *file;
@@ -115,6 +118,8 @@ typedef struct {
 
 struct gio_file {
     gio_queue *queue;
+    const gio_backend *backend; /* the queue's, or one that serves this file where that cannot */
+    uint64_t file_system;    /* as in gio_file_facts */
     int64_t handle;          /* for transfers */
     int64_t buffered_handle; /* for ragged ends; the same one when the file is buffered */
     int32_t durable;
@@ -146,7 +151,7 @@ void gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, con
 
 /* ---- a backend ----------------------------------------------------------------------------------------- */
 
-typedef struct {
+struct gio_backend {
     const char *name;
     int32_t (*open)(gio_queue *queue);  /* tries for real that it works here; sets queue->backend_state */
     void (*close)(gio_queue *queue);    /* nothing is in flight; also in a forked child, where it only lets go */
@@ -166,8 +171,10 @@ typedef struct {
     /* Lock held. Registered memory; may be NULL. */
     int32_t (*add_memory)(gio_queue *queue, void *address, uint64_t nbytes);
     void (*remove_memory)(gio_queue *queue, void *address, uint64_t nbytes);
-    int32_t (*adopt)(gio_queue *queue, gio_file *file); /* a file was opened for this queue; may be NULL */
-} gio_backend;
+    /* A file was opened for this queue; may be NULL. Where this backend cannot serve it, another one is put into
+     * file->backend, and the reason into `why`. */
+    int32_t (*adopt)(gio_queue *queue, gio_file *file, int32_t *why);
+};
 
 extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_iocp, gio_backend_sync;
 extern const gio_backend *const gio_backends[]; /* of this system, best first, NULL at the end */
@@ -199,6 +206,7 @@ struct gio_queue {
     gio_condition pump_wake;
     const gio_backend *backend;
     void *backend_state;
+    gio_workers *workers;  /* threads that make calls which may block; NULL: not needed so far */
     uint64_t fork_count;   /* of the process that opened it */
     uint64_t holders;      /* files, registrations and batches that have not gone */
     int32_t abandoned;     /* freed by its owner, kept for those */
@@ -270,6 +278,12 @@ int32_t gio_queue_usable(gio_queue *queue);      /* 0 or FORKED; no lock needed 
 void gio_queue_count_holder(gio_queue *queue, int step); /* no lock. +1: one more; -1: one less, and perhaps the last */
 void gio_queue_operation_finished(gio_queue *queue); /* lock held: wake whom it concerns */
 void gio_queue_call_attention(gio_queue *queue); /* lock held: there may be work that nobody looks after */
+
+/* workers.c. Lock held in the last two; see gio_backend. */
+int32_t gio_workers_open(gio_queue *queue); /* sees to it that queue->workers is there */
+void gio_workers_close(gio_queue *queue, gio_workers *workers);
+void gio_workers_start(gio_queue *queue, gio_request *request);
+void gio_workers_cancel(gio_queue *queue, gio_request *request);
 
 /* registered.c: queues of this process, for memory that goes */
 void gio_registered_add_queue(gio_queue *queue);

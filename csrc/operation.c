@@ -211,7 +211,7 @@ static void start(gio_queue *queue, gio_request *request)
         ++*(several ? &queue->stats.scatters : &queue->stats.reads);
     request->sequence = ++queue->sequence;
     queue->requests_started++;
-    queue->backend->start(queue, request);
+    request->operation->file->backend->start(queue, request);
 }
 
 /* Leaves the first `nbytes` out of the request's segments. */
@@ -715,9 +715,9 @@ int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)
         operation->cancelling = 1;
         if (operation->state == GIO_WAITING)
             break_off(queue, operation, GIO_E_CANCELLED, operation->planned);
-        for (uint32_t i = 0; i < queue->depth && queue->backend->cancel; i++)
+        for (uint32_t i = 0; i < queue->depth && operation->file->backend->cancel; i++)
             if (queue->requests[i].operation == operation)
-                queue->backend->cancel(queue, &queue->requests[i]);
+                operation->file->backend->cancel(queue, &queue->requests[i]);
         finish_if_done(queue, operation);
         gio_queue_advance(queue);
         gio_queue_call_attention(queue);

@@ -497,6 +497,8 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
     gio_mutex_unlock(&queue->mutex);
     if (queue->pump_started)
         gio_thread_join(&queue->pump);
+    gio_workers_close(queue, queue->workers);
+    queue->workers = NULL;
     queue->backend->close(queue);
     gio_mutex_lock(&queue->mutex);
     queue->released = 1;
@@ -523,8 +525,10 @@ void gio_queue_free(gio_queue *queue)
     if (gio_queue_usable(queue) == 0)
         while (gio_queue_close(queue, -1) != 0)
             continue; /* interrupted: nothing may be freed under the kernel */
-    else if (!queue->closed)
+    else if (!queue->closed) {
+        gio_workers_close(queue, queue->workers);
         queue->backend->close(queue);
+    }
     int locked = lock_unless_forked(queue);
     queue->closed = queue->abandoned = 1;
     int last = queue->holders == 0;

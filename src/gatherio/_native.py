@@ -26,6 +26,7 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_NOT_ASKED: "buffered as asked (direct=False)",
     lib.GIO_E_UNREGISTRABLE: "there is no registered memory (it needs io_uring of Linux 5.19 or later)",
     lib.GIO_E_TABLE_FULL: "no more memory can be registered in one queue",
+    lib.GIO_E_MISCOUNTED: "io_uring tells wrong counts where a FUSE server moves less than asked",
     lib.GIO_E_COARSE: "this file system has direct I/O in blocks of more than 2 MiB only",
     lib.GIO_E_MAPPED: "the file is mapped and cannot become shorter: close the mapping and drop its arrays first",
     lib.GIO_E_LOCKED: "a lock on the range, or on a part of it, is in the way",

@@ -106,11 +106,12 @@ class File:
         self._handle = int(facts.handle)
         self._descriptor: int | None = None  # for fileno(), on Windows
         self.direct = bool(facts.direct)
-        self.backend = queue.backend
+        self.backend = "threads" if facts.backend_code else queue.backend
         self.alignment = int(facts.offset_alignment) or PAGE_SIZE
         self.memory_alignment = int(facts.memory_alignment) or PAGE_SIZE
         self.file_system = ffi.string(facts.file_system_name).decode() or int(facts.file_system)
-        self.reason = "; ".join([_why_direct(facts), queue.reason, *([tuning.reason] if tuning else [])])
+        carrier = f"threads: {describe(facts.backend_code)}" if facts.backend_code else queue.reason
+        self.reason = "; ".join([_why_direct(facts), carrier, *([tuning.reason] if tuning else [])])
         self._stage_below = tuning.stage_below if tuning else 0
         self._registers = bool(tuning and tuning.registered)
         queue._files.add(self)
