@@ -7,6 +7,8 @@ loop devices, made on first use, and need root:
     sector4k_dir                   ext4 on a device with 4096-byte sectors, as on a 4Kn disk
     small_disk_dir                 ext4 with some 20 MiB of room, to be filled up
 
+`fuse` mounts a file system whose server is told by the test how to fail (fuse.py); it needs root, too.
+
 Each fixture gives a new, empty folder, which is removed after the test. With GATHERIO_CI=1 in the environment
 every skip is a failure, but those that name what Windows or Wine lacks (`not_on_windows` in oracle.py).
 
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from fuse import Fuse
 from oracle import BACKENDS, LACKING, ON_WINDOWS, ON_WINE, skip_on_windows
 
 import gatherio as gio
@@ -170,6 +173,17 @@ def _run(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
+@functools.cache
+def leave_the_mount_namespace() -> None:
+    """What is mounted from now on is seen by this process and its children only, and goes with them."""
+    clone_newns = 0x00020000  # os.unshare came with Python 3.12
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(clone_newns) != 0:
+        error = ctypes.get_errno()
+        pytest.skip(f"no mount namespace of our own to be had: {os.strerror(error)}")
+    _run("mount", "--make-rprivate", "/")  # else our mounts would appear outside too
+
+
 class LoopMounts:
     """The loop disks mounted so far, in a mount namespace of this process.
 
@@ -185,8 +199,7 @@ class LoopMounts:
     def mount(self, name: str) -> Path:
         if name not in self._mounted:
             self._require(LOOP_DISKS[name].mkfs[0])
-            if not self._mounted:
-                self._leave_the_mount_namespace()
+            leave_the_mount_namespace()
             self._mounted[name] = self._make(name, LOOP_DISKS[name])
         return self._mounted[name]
 
@@ -199,15 +212,6 @@ class LoopMounts:
                 pytest.skip(f"needs {tool} (Debian: {package})")
         if not Path("/dev/loop-control").exists():
             pytest.skip("this kernel or container has no loop devices (/dev/loop-control)")
-
-    @staticmethod
-    def _leave_the_mount_namespace() -> None:
-        clone_newns = 0x00020000  # os.unshare came with Python 3.12
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(clone_newns) != 0:
-            error = ctypes.get_errno()
-            pytest.skip(f"no mount namespace of our own to be had: {os.strerror(error)}")
-        _run("mount", "--make-rprivate", "/")  # else our mounts would appear outside too
 
     def _make(self, name: str, disk: LoopDisk) -> Path:
         image = self._folder / f"{name}.img"
@@ -264,6 +268,27 @@ def sector4k_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
 def small_disk_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
     with _new_folder(loop_mounts.mount("small")) as folder:
         yield folder
+
+
+# --- a server that fails on request ---
+
+
+@pytest.fixture
+def fuse() -> Iterator[Callable[..., Fuse]]:
+    """Mounts file systems of our own: ``fuse(**options)`` gives one, a `Fuse`, with its folder as `path`."""
+    skip_on_windows("it has no /dev/fuse")
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system of our own needs root")
+    if not Path("/dev/fuse").exists():
+        pytest.skip("this kernel or container has no FUSE (/dev/fuse)")
+    leave_the_mount_namespace()
+    with _new_folder(_disk()) as folder, contextlib.ExitStack() as at_end:
+
+        def mount(**options: object) -> Fuse:
+            mount_point = Path(tempfile.mkdtemp(prefix="fuse-", dir=folder))
+            return at_end.enter_context(Fuse(mount_point, **options))
+
+        yield mount
 
 
 # --- the conformance suite: backend x direct or buffered x file system ---
