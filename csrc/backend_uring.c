@@ -229,8 +229,8 @@ static void uring_start(gio_queue *queue, gio_request *request)
     entry->user_data = tag_of(queue, request);
     if (request->verb == GIO_WRITE_BACK) {
         entry->opcode = OP_SYNC_FILE_RANGE;
-        entry->offset = request->piece.file_offset;
-        entry->length = (uint32_t)request->piece.file_length;
+        entry->offset = request->write_back.begin;
+        entry->length = (uint32_t)(request->write_back.end - request->write_back.begin);
         entry->operation_flags = FLAG_SYNC_RANGE_ALL;
         return;
     }

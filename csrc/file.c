@@ -14,6 +14,10 @@ static uint64_t max_segments(const gio_queue *queue, const gio_file_facts *facts
     return device == 0 || device >= most ? most : gio_round_down(gio_max(most / 2, device), device);
 }
 
+/* A write with ragged ends is three requests, each of which waits for the one before (order.c). Up to here one request through
+ * the page cache takes less time. */
+static const uint64_t DIRECT_BYTES_MIN = 256 * 1024;
+
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **out, gio_file_facts *facts)
 {
@@ -36,16 +40,18 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     uint64_t block = facts->direct ? facts->offset_alignment : 1;
     file->limits.offset_alignment = block;
     file->limits.memory_alignment = facts->direct ? facts->memory_alignment : 1;
-    file->limits.ragged_bytes = gio_round_up(queue->system.page_size, block);
+    file->limits.ragged_bytes = gio_round_up(gio_max(queue->system.page_size, facts->block_bytes), block);
+    file->folio_bytes = gio_max(queue->system.folio_bytes, file->limits.ragged_bytes);
     file->limits.request_bytes = gio_max(gio_round_down(queue->request_bytes, block), block);
     file->limits.stage_bytes = gio_round_down(GIO_STAGE_BYTES, block);
     file->limits.max_segments = max_segments(queue, facts);
     file->limits.buffered_segments = queue->system.buffered_segments;
     file->limits.segment_unit = queue->system.segment_unit;
+    file->limits.direct_bytes_min = DIRECT_BYTES_MIN;
     file->backend = queue->backend;
     file->file_system = facts->file_system;
     code = gio_os_file_size(file, &file->written_end);
-    file->valid_end = file->written_end;
+    file->valid_end = file->known_end = file->written_end;
     if (code == 0 && queue->backend->adopt)
         code = queue->backend->adopt(queue, file, &facts->backend_code);
     if (code) {
@@ -94,7 +100,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
         code = gio_os_file_resize(file, size);
     if (code == 0) {
         gio_mutex_lock(&file->queue->mutex);
-        file->written_end = size;
+        file->written_end = file->known_end = size;
         file->valid_end = gio_min(file->valid_end, size);
         gio_mutex_unlock(&file->queue->mutex);
     }

@@ -77,11 +77,13 @@ typedef struct {
     uint64_t buffered_segments;      /* in one request through the page cache */
     uint64_t segment_unit;           /* of a request's several segments each is a multiple of this */
     uint64_t max_request_bytes;      /* in one request */
+    uint64_t folio_bytes;            /* what the page cache may keep, and throw away, in one piece */
 } gio_system_facts;
 
 typedef struct {
     uint64_t offset_alignment; /* of direct transfers; 0 when the file system has none */
     uint64_t memory_alignment;
+    uint64_t block_bytes;      /* the file system's own; 0: no larger than a page, or not told */
     uint64_t device_segments;  /* pieces of memory in one request of the device; 0: not told */
     uint64_t file_system;      /* the magic number of statfs(2), or 0 */
     uint8_t file_system_name[16]; /* where the system tells a name: ASCII, NUL-terminated */
@@ -117,6 +119,7 @@ typedef struct {
     uint64_t max_segments;
     uint64_t buffered_segments; /* of pieces that travel through the page cache */
     uint64_t segment_unit;     /* of several segments each is a multiple of this; 1: any */
+    uint64_t direct_bytes_min; /* between ragged ends: less is not worth a request of its own */
 } gio_limits;
 
 typedef struct {

@@ -31,6 +31,7 @@ uint64_t gio_fork_count(void);                    /* how many forks lie between 
 /* Codes that shared code must tell apart. */
 int gio_code_is_transient(int32_t code);          /* the same request may simply be started again */
 int gio_code_is_cancelled(int32_t code);          /* the kernel dropped the request without finishing it */
+int gio_code_is_doubtful(int32_t code);           /* of a write to stable storage: it may be another write's error */
 int gio_code_is_shortage(int32_t code);           /* too much is in flight, or the request is too large */
 int32_t gio_code_no_memory(void);
 int32_t gio_code_invalid(void);
@@ -83,8 +84,20 @@ enum { GIO_INDEX_BITS = 24, GIO_OPERATIONS_PER_BLOCK = 64 };
  * reads until the result is in. */
 typedef enum {
     GIO_TRANSFER,   /* a read or a write */
-    GIO_WRITE_BACK, /* of a ragged end: its page is on its way from the page cache to the disk */
+    GIO_CACHED,     /* a ragged end that has been written to the page cache and has to go on to the disk */
+    GIO_WRITE_BACK, /* it is on its way there, with others perhaps, */
+    GIO_CARRIED,    /* which are these: `leader` tells with whom */
 } gio_verb;
+
+typedef enum {
+    GIO_PREPARING, /* its bytes are being copied */
+    GIO_WAITS,     /* for other writes of the file (order.c) */
+    GIO_STARTED,
+} gio_standing;
+
+typedef struct {
+    uint64_t begin, end;
+} gio_range;
 
 typedef struct gio_request {
     struct gio_request *next; /* in the list that it is on: free, returned, held, a backend's own */
@@ -102,6 +115,12 @@ typedef struct gio_request {
     uint64_t reached;         /* bytes of the piece known to have been moved */
     uint64_t most;            /* bytes of one start at most: less than the piece after a shortage. Windows */
     uint32_t retries;         /* without progress */
+    uint32_t doubts;          /* written again after an error that may be another write's */
+    gio_standing stands;
+    uint8_t in_order;         /* not before what lies in front of it in the same operation */
+    struct gio_request *previous_write, *next_write; /* in the file's list */
+    struct gio_request *leader;
+    gio_range write_back;     /* of the file; the leader's */
     void *stage;              /* the staging buffer, or NULL */
     int64_t result;           /* of the last start: bytes, or a negative code */
 } gio_request;
@@ -128,9 +147,10 @@ struct gio_file {
     int32_t writeable;
     gio_limits limits;
     uint64_t operations;     /* in flight */
-    uint64_t ragged;         /* requests in flight through the page cache ... */
-    uint64_t partial;        /* ... and direct writes of parts of pages: never both at once (operation.c) */
-    gio_operation *ragged_waiting; /* one that waits for `partial` to fall to 0; no more of those start meanwhile */
+    gio_request *first_write, *last_write; /* those that have begun and not ended, in the order in which they began */
+    uint64_t ragged;         /* of these: through the page cache */
+    uint64_t folio_bytes;    /* what the page cache may keep in one piece */
+    uint64_t known_end;      /* the file is this long at least, as far as this gio_file knows */
     uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
     uint64_t valid_end;      /* a write below does not extend what has ever been written; beyond, it may block. Windows */
     int32_t reserved;        /* there is space behind written_end that nobody has written to */
@@ -148,6 +168,15 @@ void gio_plan_next(const gio_operation *operation, const gio_limits *limits, gio
                    gio_piece *piece, gio_cursor *after);
 void gio_copy_from_segments(const gio_operation *operation, gio_cursor cursor, void *to, uint64_t nbytes);
 void gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, const void *from, uint64_t nbytes);
+
+/* ---- order.c: of the writes of one file. Lock held ------------------------------------------------------- */
+
+void gio_writes_add(gio_request *request);
+void gio_writes_remove(gio_request *request);
+void gio_writes_go_ragged(gio_request *request); /* its rest, before its route says so */
+int gio_writes_must_wait(const gio_request *request);
+/* Puts cached ragged ends that touch into one group: the request that is to write them back, or NULL. */
+gio_request *gio_writes_group(gio_file *file);
 
 /* ---- a backend ----------------------------------------------------------------------------------------- */
 
@@ -223,6 +252,8 @@ struct gio_queue {
     gio_request *held;          /* by a fault */
     gio_request *shelved;       /* the system was short of memory: they wait until others have ended */
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
+    uint32_t waiting_writes;    /* GIO_WAITS */
+    int32_t write_ended;        /* since those were last looked at */
     uint64_t bytes_in_flight;
     uint64_t sequence;          /* of the last start */
     uint64_t submitted;         /* of the last one that the backend has been asked to submit */

@@ -8,9 +8,9 @@
  * one piece of each operation in turn, so that a small read does not queue behind a large write. When every byte
  * belongs to a request the operation is COVERED, and FINISHED with its last request.
  *
- * One function moves each request on: settle(). Its rule for short transfers: go back to the last whole block, try
- * the rest from there; if that reaches no further than before, it is the end of the file for a read and an error
- * for a write.
+ * One function moves each request on: settle(). Its rule for short transfers: what is left is tried from the very next byte
+ * on, through the page cache where no direct transfer can begin there; if that reaches no further, it is the end of the
+ * file for a read and an error for a write.
  */
 #include "internal.h"
 
@@ -20,6 +20,10 @@
 /* A request is started again this often without progress after EINTR, EAGAIN or a cancellation that nobody asked
  * for (the kernel cancels what waits in a worker queue of a thread that exits). More than chance explains. */
 enum { RETRIES_MAX = 64 };
+
+/* The kernel notes that a write-back of the file has failed, whoever's it was, and tells it to each descriptor that asks for
+ * stable storage next, once. So a write that is told an error then is done again; one that fails three times is our own. */
+enum { DOUBTS_MAX = 2 };
 
 /* ---- lists --------------------------------------------------------------------------------------------- */
 
@@ -130,8 +134,6 @@ void gio_operation_release(gio_queue *queue, gio_operation *operation)
 /* No byte beyond those planned is going to belong to a request. */
 static void stop_planning(gio_queue *queue, gio_operation *operation)
 {
-    if (operation->file->ragged_waiting == operation)
-        operation->file->ragged_waiting = NULL;
     if (operation->state == GIO_WAITING) {
         gio_list_remove(&queue->backlog, operation);
         operation->state = GIO_COVERED;
@@ -209,9 +211,21 @@ static void start(gio_queue *queue, gio_request *request)
         ++*(several ? &queue->stats.gathers : &queue->stats.writes);
     else if (request->verb == GIO_TRANSFER)
         ++*(several ? &queue->stats.scatters : &queue->stats.reads);
+    request->stands = GIO_STARTED;
     request->sequence = ++queue->sequence;
     queue->requests_started++;
     request->operation->file->backend->start(queue, request);
+}
+
+/* A write may have to wait for others of its file. */
+static void start_in_turn(gio_queue *queue, gio_request *request)
+{
+    if (request->operation->direction == GIO_WRITE && gio_writes_must_wait(request)) {
+        request->stands = GIO_WAITS;
+        queue->waiting_writes++;
+    } else {
+        start(queue, request);
+    }
 }
 
 /* Leaves the first `nbytes` out of the request's segments. */
@@ -231,16 +245,8 @@ static void skip_segments(gio_request *request, uint64_t nbytes)
 /* Counts of what is in flight, up (+1) and down (-1). */
 static void count_request(gio_queue *queue, const gio_request *request, int step)
 {
-    gio_file *file = request->operation->file;
-    const gio_piece *piece = &request->piece;
-    uint64_t page = file->limits.ragged_bytes;
-
-    queue->bytes_in_flight += (uint64_t)((int64_t)step * (int64_t)piece->file_length);
+    queue->bytes_in_flight += (uint64_t)((int64_t)step * (int64_t)request->piece.file_length);
     request->operation->requests += (uint32_t)step;
-    if (request->operation->direction == GIO_WRITE && piece->route == GIO_RAGGED)
-        file->ragged += (uint64_t)(int64_t)step;
-    else if (request->operation->direction == GIO_WRITE && (piece->file_offset | piece->file_length) % page)
-        file->partial += (uint64_t)(int64_t)step;
 }
 
 /* ---- staging buffers ----------------------------------------------------------------------------------- */
@@ -305,8 +311,13 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
         give_stage(queue, stage_kind(piece), request->stage);
         request->stage = NULL;
     }
+    if (operation->direction == GIO_WRITE) {
+        gio_writes_remove(request);
+        queue->write_ended = 1;
+    }
     if (operation->direction == GIO_WRITE && moved != 0) {
         operation->file->written_end = gio_max(operation->file->written_end, piece->file_offset + moved);
+        operation->file->known_end = gio_max(operation->file->known_end, piece->file_offset + moved);
         operation->file->valid_end = gio_max(operation->file->valid_end, piece->file_offset + moved);
     }
     if (code == 0 && moved < piece->end - piece->begin && operation->offsets)
@@ -352,6 +363,103 @@ static void unshelve(gio_queue *queue)
     }
 }
 
+/* ---- ragged ends on their way to the disk ---------------------------------------------------------------- */
+
+/* Pushes out what stands in the page cache, so that an error shows now and the bytes are as much on the device as those that
+ * went directly. Ends that touch go together: a stream of small appends so costs a wait for the device now and then, not
+ * one each. */
+static void write_back(gio_queue *queue, gio_file *file)
+{
+    for (gio_request *leader; (leader = gio_writes_group(file)) != NULL;)
+        start(queue, leader);
+}
+
+/* Once more from the start, for the error may be that of another write. 0: it has been told often enough. */
+static int write_again(gio_queue *queue, gio_request *request)
+{
+    if (request->doubts == DOUBTS_MAX || request->from != 0 || request->operation->cancelling)
+        return 0;
+    request->doubts++;
+    request->verb = GIO_TRANSFER;
+    request->stands = GIO_PREPARING;
+    request->reached = 0;
+    queue->stats.retried++;
+    start_in_turn(queue, request);
+    return 1;
+}
+
+/* The leader has come back, and with it what it carried. */
+static void settle_write_back(gio_queue *queue, gio_request *leader, int32_t code)
+{
+    gio_file *file = leader->operation->file;
+    int dropped = gio_code_is_cancelled(code);
+
+    if (code == 0)
+        gio_os_drop_cache(file, leader->write_back.begin, leader->write_back.end - leader->write_back.begin);
+    for (gio_request *at = file->first_write, *next; at; at = next) {
+        next = at->next_write;
+        if (at->leader != leader)
+            continue;
+        at->leader = NULL;
+        if (dropped && !at->operation->cancelling)
+            at->verb = GIO_CACHED; /* it was another one that was cancelled */
+        else if (code == 0)
+            end_request(queue, at, 0);
+        else if (!write_again(queue, at)) {
+            at->reached = 0; /* its bytes are in the page cache and may never reach the disk */
+            end_request(queue, at, dropped ? GIO_E_CANCELLED : code);
+        }
+    }
+    write_back(queue, file);
+}
+
+/* ---- results ----------------------------------------------------------------------------------------------- */
+
+/* Nobody knows whether anything was moved by this start. */
+static void settle_failure(gio_queue *queue, gio_request *request, int32_t code)
+{
+    gio_operation *operation = request->operation;
+    int dropped = gio_code_is_cancelled(code);
+
+    if (gio_code_is_shortage(code) && !operation->cancelling) {
+        shelve(queue, request, code);
+    } else if ((gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
+               request->retries++ < RETRIES_MAX) {
+        queue->stats.retried++;
+        start(queue, request);
+    } else if (request->verb == GIO_WRITE_BACK) {
+        settle_write_back(queue, request, code);
+    } else if (!(operation->direction == GIO_WRITE && operation->file->durable && gio_code_is_doubtful(code) &&
+                 write_again(queue, request))) {
+        end_request(queue, request, dropped && operation->cancelling ? GIO_E_CANCELLED : code);
+    }
+}
+
+/* Tries the rest of a request that came back short, `further` than before or not. 0: there is no way to go on. */
+static int resume(gio_queue *queue, gio_request *request, int further)
+{
+    const gio_file *file = request->operation->file;
+    gio_piece *piece = &request->piece;
+    uint64_t block =
+        piece->route == GIO_RAGGED ? 1 : gio_max(file->limits.offset_alignment, file->limits.memory_alignment);
+    uint64_t from = request->reached;
+
+    if (from % block && file->handle != file->buffered_handle) {
+        if (request->operation->direction == GIO_WRITE)
+            gio_writes_go_ragged(request);
+        piece->route = GIO_RAGGED; /* exactly the bytes that are left */
+    } else if (!further) {
+        return 0;
+    } else {
+        from = gio_round_down(from, block);
+    }
+    skip_segments(request, from - request->from);
+    request->from = from;
+    queue->stats.resumed++;
+    start_in_turn(queue, request);
+    return 1;
+}
+
 /* Looks at one result and moves the request on. */
 static void settle(gio_queue *queue, gio_request *request)
 {
@@ -360,19 +468,7 @@ static void settle(gio_queue *queue, gio_request *request)
     gio_piece *piece = &request->piece;
 
     if (request->result < 0) {
-        int32_t code = (int32_t)-request->result;
-        int dropped = gio_code_is_cancelled(code);
-        if (gio_code_is_shortage(code) && !operation->cancelling) {
-            shelve(queue, request, code);
-        } else if ((gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
-            request->retries++ < RETRIES_MAX) {
-            queue->stats.retried++;
-            start(queue, request);
-        } else {
-            if (request->verb == GIO_WRITE_BACK)
-                request->reached = 0; /* its bytes are in the page cache and may never reach the disk */
-            end_request(queue, request, dropped && operation->cancelling ? GIO_E_CANCELLED : code);
-        }
+        settle_failure(queue, request, (int32_t)-request->result);
         return;
     }
     if (queue->shelved)
@@ -380,35 +476,26 @@ static void settle(gio_queue *queue, gio_request *request)
     else if (queue->bytes_in_flight_max < queue->bytes_in_flight_ceiling)
         queue->bytes_in_flight_max += queue->system.page_size; /* after a shortage, slowly back */
     if (request->verb == GIO_WRITE_BACK) {
-        gio_os_drop_cache(file, piece->file_offset, piece->file_length);
-        end_request(queue, request, 0);
+        settle_write_back(queue, request, 0);
         return;
     }
-
     uint64_t reached = request->from + (uint64_t)request->result;
-    if (reached <= request->reached) { /* no further than before */
-        end_request(queue, request, operation->direction == GIO_WRITE ? GIO_E_NO_PROGRESS : 0);
-        return;
+    int further = reached > request->reached;
+    if (further) {
+        request->reached = reached;
+        request->retries = 0;
     }
-    request->reached = reached;
-    request->retries = 0;
-    if (reached < piece->file_length && operation->cancelling) {
-        end_request(queue, request, GIO_E_CANCELLED);
-    } else if (reached < piece->file_length) {
-        uint64_t block = piece->route == GIO_RAGGED ? 1
-                                                    : gio_max(file->limits.offset_alignment, file->limits.memory_alignment);
-        uint64_t from = gio_round_down(reached, block);
-        skip_segments(request, from - request->from);
-        request->from = from;
-        queue->stats.resumed++;
-        start(queue, request);
-    } else if (piece->route == GIO_RAGGED && !file->writes_through) {
-        /* Its end is on its way through the page cache: push it out, so that an error shows now and the bytes
-         * are as much on the device as those that went directly. */
-        request->verb = GIO_WRITE_BACK;
-        start(queue, request);
-    } else {
+    if (request->reached == piece->file_length && piece->route == GIO_RAGGED && operation->direction == GIO_WRITE &&
+        !file->writes_through) {
+        request->verb = GIO_CACHED;
+        queue->write_ended = 1;
+        write_back(queue, file);
+    } else if (request->reached == piece->file_length) {
         end_request(queue, request, 0);
+    } else if (further && operation->cancelling) {
+        end_request(queue, request, GIO_E_CANCELLED);
+    } else if (!resume(queue, request, further)) {
+        end_request(queue, request, operation->direction == GIO_WRITE ? GIO_E_NO_PROGRESS : 0);
     }
 }
 
@@ -425,22 +512,6 @@ static int settle_returned(gio_queue *queue)
 }
 
 /* ---- the backlog --------------------------------------------------------------------------------------- */
-
-/* A write of a part of a page that bypasses the page cache, and one through it to the rest of the same page, must
- * not be under way together: the kernel could write the cached page back with the old bytes of the other. Both
- * are rare, so the whole file is the unit. Pages that are written whole cannot meet a ragged end. */
-static int would_share_page(gio_operation *operation, const gio_piece *piece)
-{
-    gio_file *file = operation->file;
-    if (operation->direction == GIO_READ)
-        return 0;
-    if (piece->route == GIO_RAGGED) {
-        file->ragged_waiting = file->partial != 0 ? operation : NULL;
-        return file->partial != 0;
-    }
-    return (piece->file_offset | piece->file_length) % file->limits.ragged_bytes &&
-           (file->ragged != 0 || file->ragged_waiting != NULL);
-}
 
 /* Takes a free request for the next piece of `operation` and starts it. 0: it has to wait. */
 static int start_piece(gio_queue *queue, gio_operation *operation)
@@ -467,8 +538,6 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         finish_if_done(queue, operation);
         return 1;
     }
-    if (would_share_page(operation, piece))
-        return 0;
     void *stage = piece->route == GIO_STAGED ? take_stage(queue, stage_kind(piece)) : NULL;
     if (piece->route == GIO_STAGED && stage == NULL)
         return 0;
@@ -480,10 +549,13 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segment_first = 0;
     request->segment_count = piece->segment_count;
     request->from = request->reached = 0;
-    request->retries = 0;
+    request->retries = request->doubts = 0;
     request->most = UINT64_MAX;
     request->stage = stage;
+    request->leader = NULL;
     count_request(queue, request, +1);
+    if (operation->direction == GIO_WRITE)
+        gio_writes_add(request);
     operation->cursor = after;
     operation->planned = piece->end;
     if (operation->planned == operation->length)
@@ -507,8 +579,36 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
             }
         }
     }
-    start(queue, request);
+    start_in_turn(queue, request);
     return 1;
+}
+
+/* Those whose turn has come since other writes ended. What is behind a failure does not begin: it would lengthen the file
+ * beyond what is there. */
+static int start_waiting(gio_queue *queue)
+{
+    int any = 0;
+
+    if (!queue->write_ended)
+        return 0;
+    queue->write_ended = 0;
+    for (uint32_t i = 0; i < queue->depth && queue->waiting_writes != 0; i++) {
+        gio_request *request = &queue->requests[i];
+        const gio_operation *operation = request->operation;
+        if (operation == NULL || request->stands != GIO_WAITS)
+            continue;
+        int32_t code = operation->cancelling ? GIO_E_CANCELLED : operation->code;
+        if (code == 0 && gio_writes_must_wait(request))
+            continue;
+        any = 1;
+        queue->waiting_writes--;
+        request->stands = GIO_PREPARING;
+        if (code)
+            end_request(queue, request, code);
+        else
+            start(queue, request);
+    }
+    return any;
 }
 
 /* One piece of each waiting operation in turn, until there is no room or each of them has to wait. */
@@ -549,7 +649,7 @@ void gio_queue_prepare(gio_queue *queue)
             queue->backend->reap(queue);
         if (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
             unshelve(queue);
-    } while (settle_returned(queue) | start_backlog(queue));
+    } while (settle_returned(queue) | start_waiting(queue) | start_backlog(queue));
 }
 
 static void submit_started(gio_queue *queue)
@@ -715,8 +815,9 @@ int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)
         operation->cancelling = 1;
         if (operation->state == GIO_WAITING)
             break_off(queue, operation, GIO_E_CANCELLED, operation->planned);
+        queue->write_ended = 1; /* those that wait are looked at */
         for (uint32_t i = 0; i < queue->depth && operation->file->backend->cancel; i++)
-            if (queue->requests[i].operation == operation)
+            if (queue->requests[i].operation == operation && queue->requests[i].stands == GIO_STARTED)
                 operation->file->backend->cancel(queue, &queue->requests[i]);
         finish_if_done(queue, operation);
         gio_queue_advance(queue);

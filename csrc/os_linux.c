@@ -53,6 +53,7 @@ void gio_system(gio_system_facts *facts)
     facts->buffered_segments = 1024;
     facts->segment_unit = 1;
     facts->max_request_bytes = gio_round_down(0x7ffff000, page); /* MAX_RW_COUNT: more is cut short */
+    facts->folio_bytes = HUGE_PAGE_BYTES; /* a large folio is no larger: MAX_PAGECACHE_ORDER of the kernel */
 }
 
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated)
@@ -199,6 +200,8 @@ uint64_t gio_fork_count(void)
 int gio_code_is_transient(int32_t code) { return code == EINTR || code == EAGAIN; }
 int gio_code_is_cancelled(int32_t code) { return code == ECANCELED; }
 
+int gio_code_is_doubtful(int32_t code) { return code == EIO; } /* errseq_t: one for each file */
+
 int gio_code_is_shortage(int32_t code)
 {
     (void)code; /* io_uring says EAGAIN, and means the moment */
@@ -248,14 +251,25 @@ static uint64_t find_device_segments(uint32_t major, uint32_t minor)
     return 0;
 }
 
+/* What the page cache writes back as one where it is larger than a page (XFS). Network file systems tell what they like to
+ * transfer instead, which may be a MiB and means nothing here. */
+static uint64_t block_of(const struct statfs *volume)
+{
+    enum { BLOCK_BYTES_MAX = 64 * 1024 }; /* the largest of any file system with a cache of Linux' */
+    uint64_t block = (uint64_t)volume->f_bsize;
+    return block <= BLOCK_BYTES_MAX && (block & (block - 1)) == 0 ? block : 0;
+}
+
 static int32_t find_alignment(int fd, gio_file_facts *facts)
 {
     struct file_status status;
     struct statfs volume;
 
     memset(&status, 0, sizeof status);
-    if (fstatfs(fd, &volume) == 0)
+    if (fstatfs(fd, &volume) == 0) {
         facts->file_system = (uint64_t)volume.f_type & 0xffffffff;
+        facts->block_bytes = block_of(&volume);
+    }
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, MASK_DIRECT_ALIGNMENT, &status) == 0 &&
         (status.mask & MASK_DIRECT_ALIGNMENT)) {
         facts->alignment_told = 1;
@@ -474,7 +488,8 @@ int64_t gio_os_transfer(const gio_request *request)
     long result;
 
     if (request->verb == GIO_WRITE_BACK)
-        result = sync_file_range(fd, (off_t)request->piece.file_offset, (off_t)request->piece.file_length,
+        result = sync_file_range(fd, (off_t)request->write_back.begin,
+                                 (off_t)(request->write_back.end - request->write_back.begin),
                                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
     else if (request->operation->direction == GIO_WRITE)
         result = syscall(SYS_pwritev2, fd, vector, count, offset, 0, request->operation->file->durable ? RWF_DSYNC : 0);

@@ -43,6 +43,7 @@ void gio_system(gio_system_facts *facts)
     facts->buffered_segments = 1; /* gather and scatter are for unbuffered handles */
     facts->segment_unit = system.dwPageSize;
     facts->max_request_bytes = gio_round_down(0x7fffffff, system.dwPageSize); /* a DWORD, and .NET's limit */
+    facts->folio_bytes = system.dwPageSize;
 }
 
 /* A privilege that the user may hold is not in force before it is asked for. */
@@ -297,6 +298,12 @@ uint64_t gio_fork_count(void) { return 0; } /* Windows has no fork */
 
 int gio_code_is_transient(int32_t code) { return code == ERROR_RETRY; }
 int gio_code_is_cancelled(int32_t code) { return code == ERROR_OPERATION_ABORTED; }
+
+int gio_code_is_doubtful(int32_t code)
+{
+    (void)code; /* a call tells its own error */
+    return 0;
+}
 
 /* The pages of every request in flight are locked, and counted against the working set and the system's pool. */
 int gio_code_is_shortage(int32_t code)
@@ -596,6 +603,8 @@ DWORD gio_overlapped_issue(gio_overlapped_call *call, const gio_request *request
     int writes = request->operation->direction == GIO_WRITE;
     BOOL done;
 
+    if (request->piece.route == GIO_RAGGED)
+        count = 1; /* through the cache one run at a time: the rest is resumed */
     for (uint64_t i = 0; i < count; i++)
         nbytes += segments[i].length;
     nbytes = gio_min(nbytes, request->most);

@@ -11,11 +11,12 @@
  *   staged    they are copied through a page-aligned buffer, because a segment begins or ends where the device
  *             cannot, or because the caller asked for it. Reads are rounded out to whole blocks of the file.
  *   ragged    the ends of a write that are no whole pages go through the page cache, less than a page at each
- *             end. The kernel then merges them with their neighbours, and ends the file at the right byte; two
+ *             end, and with them what is between, if that is little (direct_bytes_min). The kernel then merges them with their neighbours, and ends the file at the right byte; two
  *             writers that meet within a page, in one process or in two, both get their bytes. To read the
  *             block, merge and write it back ourselves would lose one of the two; so would a direct write to one
  *             part of a page while the page cache holds another part of it, older. Where nothing may be staged the
- *             caller has asked for direct writes of parts of pages, and gets them.
+ *             caller has asked for direct writes of parts of pages, and gets them. (A page is here what the file system
+ *             writes back as one, which may be more: gio_limits.ragged_bytes.)
  *
  * A buffered file is one whose alignments are 1: everything goes in place.
  */
@@ -68,6 +69,8 @@ static void direct_range(const gio_operation *operation, const gio_limits *limit
         *first = gio_min(gio_round_up(begin, limits->ragged_bytes), end);
     if (end % unit)
         *last = gio_max(gio_round_down(end, limits->ragged_bytes), *first);
+    if (operation->staging != GIO_STAGE_NOTHING && (begin % unit || end % unit) && *last - *first < limits->direct_bytes_min)
+        *first = *last = end;
 }
 
 /* Fills `segments` with aligned runs, up to the limits and `room` bytes. */

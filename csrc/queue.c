@@ -147,7 +147,7 @@ void gio_queue_operation_finished(gio_queue *queue)
 static int nobody_attends(const gio_queue *queue)
 {
     return !queue->led && queue->followers == 0 && queue->requests_started != 0 &&
-           (queue->backlog.count != 0 || queue->unattended_count != 0);
+           (queue->backlog.count != 0 || queue->waiting_writes != 0 || queue->unattended_count != 0);
 }
 
 void gio_queue_call_attention(gio_queue *queue)

@@ -30,6 +30,7 @@ class Limits(NamedTuple):
     segments: int = 1024
     buffered: int = 1024  # segments of pieces through the page cache
     unit: int = 1  # of several segments each is a multiple
+    direct_min: int = 0  # whole pages between ragged ends; fewer go with them
 
 
 DIRECT = Limits()
@@ -145,7 +146,7 @@ def check(made: Plan, direction: int, segments: Segments, offset: int, staging: 
             unit = limits.block if staging == NOTHING else limits.ragged  # parts of pages go direct only if they must
             at_head = offset % unit != 0 and high <= head_end
             at_tail = (offset + end) % unit != 0 and low >= tail_begin
-            assert at_head or at_tail
+            assert at_head or at_tail or goes_through_the_cache(offset, end, staging, limits)
     if made.code == 0:
         assert position == end
     else:
@@ -155,6 +156,14 @@ def check(made: Plan, direction: int, segments: Segments, offset: int, staging: 
             any(address % limits.memory or length % limits.block for address, length in here)
             or (offset + position) % limits.block != 0
         )
+
+
+def goes_through_the_cache(offset: int, nbytes: int, staging: int, limits: Limits) -> bool:
+    """Whether a write has ragged ends, and few whole pages between them."""
+    first = -(-offset // limits.ragged) * limits.ragged
+    last = (offset + nbytes) // limits.ragged * limits.ragged
+    is_ragged = offset % limits.ragged != 0 or (offset + nbytes) % limits.ragged != 0
+    return staging != NOTHING and is_ragged and max(last - first, 0) < limits.direct_min
 
 
 def is_aligned(segments: Segments, offset: int, limits: Limits) -> bool:
@@ -200,6 +209,7 @@ def limit_sets(draw: st.DrawFn) -> Limits:
         buffered=draw(st.integers(1, 20)),
         # As on Linux or as on Windows. Where memory asks for more than the file, a cut behind half a unit is off.
         unit=draw(st.sampled_from([1, memory])) if memory <= block else memory,
+        direct_min=draw(st.sampled_from([0, PAGE, 64 * KIB])),
     )
 
 
@@ -352,6 +362,19 @@ def test_the_ends_of_a_write(offset: int, length: int, cuts: list[int], routes: 
 def test_parts_of_pages_go_direct_only_if_nothing_may_be_staged(offset: int, length: int) -> None:
     made = plan(WRITE, [(64 * PAGE, length)], offset, NOTHING)
     assert (made.cuts, made.routes) == ([length], [IN_PLACE])
+
+
+@pytest.mark.parametrize(("offset", "pages"), [(0, 8), (100, 9), (PAGE - 1, 9)])
+def test_few_pages_between_ragged_ends_go_with_them(offset: int, pages: int) -> None:
+    limits = DIRECT._replace(direct_min=8 * PAGE)
+    few = pages * PAGE - PAGE - offset % PAGE + 50
+    assert plan(WRITE, [(64 * PAGE, few)], offset, limits=limits).routes == [RAGGED]
+    assert plan(WRITE, [(64 * PAGE, few)], offset, ALL, limits=limits).routes == [RAGGED]
+    many = plan(WRITE, [(64 * PAGE, few + PAGE)], offset, limits=limits)
+    assert set(many.routes) > {RAGGED}
+    # Whole pages are worth it however few they are, and where nothing may be staged the caller has decided.
+    assert plan(WRITE, [(64 * PAGE, PAGE)], 0, limits=limits).routes == [IN_PLACE]
+    assert plan(WRITE, [(64 * PAGE, PAGE + 512)], 0, NOTHING, limits=limits).routes == [IN_PLACE]
 
 
 def test_a_ragged_head_puts_the_rest_of_the_memory_off_its_pages() -> None:

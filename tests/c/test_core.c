@@ -750,7 +750,9 @@ static void short_transfers(int32_t direct)
             release_held(bench.queue);
             CHECK_EQUAL(file_size(&bench), BYTES);
             CHECK_FILE(bench.path, writer, 0, BYTES);
-            CHECK_EQUAL(stats_of(bench.queue).resumed, resumed + 1);
+            CHECK(stats_of(bench.queue).resumed > resumed);
+            if (way != 1) /* through Windows' cache each run goes alone */
+                CHECK_EQUAL(stats_of(bench.queue).resumed, resumed + 1);
 
             memset(in.at, 0xee, BYTES);
             for (uint64_t k = 0; k < BYTES / PIECE; k++)
@@ -774,10 +776,13 @@ static void short_transfers(int32_t direct)
     CHECK_EQUAL(outcome.in_place, 0);
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 0, 1, 0), 0);
     CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, in.at, 4096, 0, 0), 0);
-    /* It moves a little, and then never any more. */
+    /* It moves a little each time, from any byte on. */
+    data_fill(out.at, 4096, 77, 0);
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 0, UINT64_MAX, 100), 0);
-    outcome = outcome_of(bench.queue, CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, out.at, 4096, 0, 0)));
-    CHECK_EQUAL(outcome.code, bench.facts.direct ? GIO_E_NO_PROGRESS : 0);
+    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, out.at, 4096, 0, 0), 4096);
+    memset(in.at, 0xee, 4096);
+    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, in.at, 4096, 0, 0), 4096);
+    CHECK_EQUAL(data_compare(in.at, 4096, 77, 0), 4096);
     release_held(bench.queue);
     pages_free(out);
     pages_free(in);

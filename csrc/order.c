@@ -1,0 +1,145 @@
+/* order.c: which writes of a file may not be under way together, and which must come one behind the other. Looks at the
+ * file's list of writes, and starts nothing: that is operation.c's.
+ *
+ * Three rules, each for a reader or a neighbour that the kernel does not protect:
+ *
+ *   - Nothing is written to the page cache (a ragged end) while a write around it is under way where one folio of the cache
+ *     may hold bytes of both. A folio is what the cache keeps in one piece: a page, or, on file systems with large folios,
+ *     up to a huge page. The direct write throws away what the cache has of its range before it begins, dirty folios
+ *     after writing them back, and once more when it is done; a folio that has become dirty meanwhile cannot be thrown
+ *     away. The kernel then notes an I/O error for the file, and goes on with old bytes in the cache, which the next ragged
+ *     end would write to the disk.
+ *   - The last bytes of a write that are no whole page come last: they would make the file longer than what is there, and a
+ *     reader who trusts the length would see zeros.
+ *   - For the same reason what makes a file longer goes in the order of the file, where the requests are so large that the
+ *     order costs next to nothing (IN_ORDER_BYTES).
+ *
+ * Writes are in the list from before their bytes are copied until their end. Each waits only for those before it, or for
+ * those that have been started, so that one of them can always go on. Different operations are in no order but the
+ * first rule's.
+ */
+#include "internal.h"
+
+/* File systems carry out one extending write after the other anyway. Measured: requests of 4 MiB one by one into ext4 run
+ * at 0.98 to 1.04 of the rate of many at once, those of 1 MiB at 0.81. */
+static const uint64_t IN_ORDER_BYTES = 4 * 1024 * 1024;
+
+void gio_writes_add(gio_request *request)
+{
+    gio_operation *operation = request->operation;
+    gio_file *file = operation->file;
+    const gio_piece *piece = &request->piece;
+    int ragged = piece->route == GIO_RAGGED;
+
+    request->stands = GIO_PREPARING;
+    request->in_order = operation->offsets == NULL &&
+                        ((ragged && piece->end == operation->length) ||
+                         (file->limits.request_bytes >= IN_ORDER_BYTES &&
+                          operation->offset + operation->length > file->known_end));
+    request->previous_write = file->last_write;
+    request->next_write = NULL;
+    *(file->last_write ? &file->last_write->next_write : &file->first_write) = request;
+    file->last_write = request;
+    file->ragged += (uint64_t)ragged;
+}
+
+void gio_writes_remove(gio_request *request)
+{
+    gio_file *file = request->operation->file;
+
+    *(request->previous_write ? &request->previous_write->next_write : &file->first_write) = request->next_write;
+    *(request->next_write ? &request->next_write->previous_write : &file->last_write) = request->previous_write;
+    file->ragged -= (uint64_t)(request->piece.route == GIO_RAGGED);
+}
+
+void gio_writes_go_ragged(gio_request *request)
+{
+    request->operation->file->ragged += request->piece.route != GIO_RAGGED;
+    request->stands = GIO_PREPARING;
+}
+
+/* Whether one folio may hold bytes of both. */
+static int are_near(const gio_piece *one, const gio_piece *other, uint64_t folio)
+{
+    return gio_round_down(one->file_offset, folio) < other->file_offset + other->file_length &&
+           gio_round_down(other->file_offset, folio) < one->file_offset + one->file_length;
+}
+
+int gio_writes_must_wait(const gio_request *request)
+{
+    const gio_file *file = request->operation->file;
+    int ragged = request->piece.route == GIO_RAGGED, is_before = 1;
+
+    if (!request->in_order && (file->ragged == 0 || file->handle == file->buffered_handle))
+        return 0;
+    for (const gio_request *other = file->first_write; other; other = other->next_write) {
+        if (other == request) {
+            is_before = 0;
+            continue;
+        }
+        if (!is_before && other->stands != GIO_STARTED)
+            continue;
+        if (is_before && request->in_order && other->operation == request->operation)
+            return 1;
+        int fills_cache = other->piece.route == GIO_RAGGED && other->verb == GIO_TRANSFER;
+        if (file->handle != file->buffered_handle && (ragged ? other->piece.route != GIO_RAGGED : fills_cache) &&
+            are_near(&request->piece, &other->piece, file->folio_bytes))
+            return 1;
+    }
+    return 0;
+}
+
+/* ---- ragged ends on their way to the disk ---------------------------------------------------------------- */
+
+/* Whole blocks: what the kernel writes back. */
+static gio_range blocks_of(const gio_request *request)
+{
+    uint64_t block = request->operation->file->limits.ragged_bytes;
+    gio_range range;
+    range.begin = gio_round_down(request->piece.file_offset, block);
+    range.end = gio_round_up(request->piece.file_offset + request->piece.file_length, block);
+    return range;
+}
+
+static int touch(gio_range one, gio_range other)
+{
+    return one.begin <= other.end && other.begin <= one.end;
+}
+
+static int is_under_way(const gio_file *file, gio_range range)
+{
+    for (const gio_request *at = file->first_write; at; at = at->next_write)
+        if (at->verb == GIO_WRITE_BACK && touch(at->write_back, range))
+            return 1;
+    return 0;
+}
+
+gio_request *gio_writes_group(gio_file *file)
+{
+    enum { GROUP_BYTES_MAX = 1 << 30 }; /* io_uring counts in 32 bits */
+    gio_request *leader = file->first_write;
+
+    while (leader && (leader->verb != GIO_CACHED || is_under_way(file, blocks_of(leader))))
+        leader = leader->next_write;
+    if (leader == NULL)
+        return NULL;
+    gio_range range = blocks_of(leader);
+    leader->verb = GIO_WRITE_BACK;
+    leader->leader = leader;
+    for (int grown = 1; grown;) {
+        grown = 0;
+        for (gio_request *at = file->first_write; at; at = at->next_write) {
+            gio_range own = blocks_of(at);
+            uint64_t begin = gio_min(range.begin, own.begin), end = gio_max(range.end, own.end);
+            if (at->verb != GIO_CACHED || !touch(range, own) || end - begin > GROUP_BYTES_MAX)
+                continue;
+            range.begin = begin;
+            range.end = end;
+            at->verb = GIO_CARRIED;
+            at->leader = leader;
+            grown = 1;
+        }
+    }
+    leader->write_back = range;
+    return leader;
+}
