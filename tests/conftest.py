@@ -4,6 +4,7 @@
 loop devices, made on first use, and need root:
 
     ext4_dir, xfs_dir, btrfs_dir   1 GiB each, 512-byte sectors
+    xfs16k_dir, xfs64k_dir         the same with blocks larger than a page (Linux 6.12)
     sector4k_dir                   ext4 on a device with 4096-byte sectors, as on a 4Kn disk
     small_disk_dir                 ext4 with some 20 MiB of room, to be filled up
 
@@ -158,6 +159,8 @@ LOOP_DISKS = {
     # mkfs.xfs refuses less than 300 MiB; the rest is room for the tests.
     "ext4": LoopDisk(1024, 512, ["mkfs.ext4", "-q", "-F"]),
     "xfs": LoopDisk(1024, 512, ["mkfs.xfs", "-q", "-f"]),
+    "xfs16k": LoopDisk(1024, 512, ["mkfs.xfs", "-q", "-f", "-b", "size=16384"]),
+    "xfs64k": LoopDisk(1024, 512, ["mkfs.xfs", "-q", "-f", "-b", "size=65536"]),
     "btrfs": LoopDisk(1024, 512, ["mkfs.btrfs", "-q", "-f"]),
     "sector4k": LoopDisk(1024, 4096, ["mkfs.ext4", "-q", "-F"]),
     # No journal: freed blocks can be used at once. No reserve: root runs out of room like anybody.
@@ -249,6 +252,18 @@ def ext4_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
 @pytest.fixture
 def xfs_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
     with _new_folder(loop_mounts.mount("xfs")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def xfs16k_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("xfs16k")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def xfs64k_dir(loop_mounts: LoopMounts) -> Iterator[Path]:
+    with _new_folder(loop_mounts.mount("xfs64k")) as folder:
         yield folder
 
 

@@ -327,8 +327,8 @@ def test_a_failed_write_back_of_a_ragged_end_is_raised(disk_dir: Path, tmp_path:
     """It went through the page cache: that it did not get to the disk shows in sync_file_range."""
     (disk_dir / "file").touch()
     prefix = strace(tmp_path / "log", "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=EIO")
-    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "write", PAGE + 100, under=prefix)
-    assert printed.startswith(f"{errno.EIO} {PAGE} ")
+    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "write", MIB + 100, under=prefix)
+    assert printed.startswith(f"{errno.EIO} {MIB} ")
 
 
 def test_a_file_system_that_cannot_reserve(disk_dir: Path, tmp_path: Path) -> None:
