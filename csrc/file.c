@@ -14,10 +14,6 @@ static uint64_t max_segments(const gio_queue *queue, const gio_file_facts *facts
     return device == 0 || device >= most ? most : gio_round_down(gio_max(most / 2, device), device);
 }
 
-/* A write with ragged ends is three requests, each of which waits for the one before (order.c). Up to here one request through
- * the page cache takes less time. */
-static const uint64_t DIRECT_BYTES_MIN = 256 * 1024;
-
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **out, gio_file_facts *facts)
 {
@@ -47,7 +43,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->limits.max_segments = max_segments(queue, facts);
     file->limits.buffered_segments = queue->system.buffered_segments;
     file->limits.segment_unit = queue->system.segment_unit;
-    file->limits.direct_bytes_min = DIRECT_BYTES_MIN;
+    file->limits.direct_bytes_min = queue->system.direct_bytes_min;
     file->backend = queue->backend;
     file->file_system = facts->file_system;
     code = gio_os_file_size(file, &file->written_end);

@@ -78,6 +78,7 @@ typedef struct {
     uint64_t segment_unit;           /* of a request's several segments each is a multiple of this */
     uint64_t max_request_bytes;      /* in one request */
     uint64_t folio_bytes;            /* what the page cache may keep, and throw away, in one piece */
+    uint64_t direct_bytes_min;       /* between ragged ends of a write: less is not worth a request of its own */
 } gio_system_facts;
 
 typedef struct {

@@ -54,6 +54,9 @@ void gio_system(gio_system_facts *facts)
     facts->segment_unit = 1;
     facts->max_request_bytes = gio_round_down(0x7ffff000, page); /* MAX_RW_COUNT: more is cut short */
     facts->folio_bytes = HUGE_PAGE_BYTES; /* a large folio is no larger: MAX_PAGECACHE_ORDER of the kernel */
+    /* A write with ragged ends is three requests, each of which waits for the one before (order.c). Up to here one request
+     * through the page cache takes less time (measured, in turns: 0.4 to 0.9 of it). */
+    facts->direct_bytes_min = 256 * 1024;
 }
 
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated)

@@ -44,6 +44,7 @@ void gio_system(gio_system_facts *facts)
     facts->segment_unit = system.dwPageSize;
     facts->max_request_bytes = gio_round_down(0x7fffffff, system.dwPageSize); /* a DWORD, and .NET's limit */
     facts->folio_bytes = system.dwPageSize;
+    facts->direct_bytes_min = 0; /* through the cache each run of memory is a call of its own */
 }
 
 /* A privilege that the user may hold is not in force before it is asked for. */

@@ -48,11 +48,12 @@ def short(f: gio.File, value: int, copy: bool | None) -> int:
 def test_short_writes_are_resumed(
     folder: Path, queue: gio.CompletionQueue, open_file: Opener, value: int, copy: bool | None
 ) -> None:
-    """Once short, at aligned and unaligned counts: the rest goes from the last whole block."""
+    """Once short, at aligned and unaligned counts: the rest goes from there, through the cache where it must."""
     with open_file(folder / "file", "w+") as f:
         with fault(queue, "SHORT", count=1, value=short(f, value, copy)):
             assert f.write_gather(pages(20), 0, copy=copy).result() == 20 * PAGE
-        assert queue.stats()["resumed"] == 1
+        resumed = queue.stats()["resumed"]  # Windows takes one run of memory at a time through its cache
+        assert 1 <= resumed <= 20 if ON_WINDOWS and f.direct else resumed == 1
     assert_same_bytes((folder / "file").read_bytes(), words(0, 20 * PAGE))
 
 

@@ -278,9 +278,9 @@ def test_stats_count_staged_and_ragged(disk_dir: Path, queue: gio.CompletionQueu
         staged = queue.stats()["staged"]
         assert staged >= 1 and queue.stats()["ragged"] == 0
         f.write_at(gio.zeros(2 * PAGE, "u1"), 100).result()
-        assert queue.stats()["ragged"] == 1  # with so few whole pages between, all of it
+        assert queue.stats()["ragged"] == (2 if ON_WINDOWS else 1)  # with so few whole pages between, all of it
         f.write_at(gio.zeros(MIB, "u1"), 100).result()
-        assert queue.stats()["ragged"] == 3  # head and tail
+        assert queue.stats()["ragged"] == (4 if ON_WINDOWS else 3)  # head and tail
         assert queue.stats()["staged"] > staged  # the middle: memory is not aligned where the file is
 
 
