@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,49 @@ def test_arrays_and_offsets_may_be_dropped_and_changed(disk_dir: Path, queue: gi
             del offsets
         assert operation.result(FOREVER) == array.nbytes
     assert_same_bytes(array.reshape(-1), words(0, MIB))
+
+
+@pytest.mark.parametrize("direction", ["read", "write"])
+@pytest.mark.parametrize("dtype", ["u8", "i8", ">u8"])  # of the first no other form is needed
+def test_offsets_changed_while_in_flight(disk_dir: Path, backend: str, direction: str, dtype: str) -> None:
+    """One request at a time, and the first one is held: the places of all others are still to be looked at."""
+    path = disk_dir / "file"
+    make(path, 64 * PAGE)
+    order = np.random.default_rng(3).permutation(64)
+    offsets = (order * PAGE).astype(dtype)
+    array = placed(words(0, 64 * PAGE, 7)).reshape(64, PAGE)
+    with (
+        gio.CompletionQueue(1, backend=backend) as queue,
+        gio.open(path, "r+", queue=queue) as f,
+        fault(queue, "HOLD", 0, 1) as let_go,
+    ):
+        operation = getattr(f, f"{direction}_many")(array, offsets)
+        offsets[:] = 5 * PAGE
+        let_go()
+        assert operation.result(FOREVER) == array.nbytes
+    if direction == "read":
+        assert_same_bytes(array, words(0, 64 * PAGE).reshape(64, PAGE)[order])
+    else:
+        found = np.frombuffer(path.read_bytes(), "u1").reshape(64, PAGE)
+        assert_same_bytes(found[order], words(0, 64 * PAGE, 7))
+
+
+def test_offsets_of_several_integer_types(disk_dir: Path) -> None:
+    """numpy makes float64 of uint64 together with signed integers."""
+    make(disk_dir / "file", MIB)
+    rows = target(3 * 8).reshape(3, 8)
+    with gio.open(disk_dir / "file") as f:
+        for offsets in ([np.uint64(16), 24, 32], (24, np.uint64(16), np.int8(32)), deque([np.uint64(0), 8, 16])):
+            assert f.read_many(rows, offsets).result(FOREVER) == 24
+            assert_same_bytes(rows, np.array([int(offset) for offset in offsets], "<u8"))
+        with pytest.raises(TypeError, match="integers, not of float64; numpy makes float64 of uint64 together"):
+            f.read_many(rows, np.array([np.uint64(16), 24, 32]))
+        for bad in ([np.uint64(16), 24, 32.0], [16, 24, "32"], [True, False, True], np.array([16, 24, 32], object)):
+            with pytest.raises(TypeError, match="1-d array of integers"):
+                f.read_many(rows, bad)
+        for beyond in ([2**64, 0, 1], [np.uint64(5), -1, 0], [2**63, 0, -1], [0, 0, -(2**80)], [2**63, 1, 2]):
+            with pytest.raises(ValueError, match="is out of range"):
+                f.read_many(rows, beyond)
 
 
 def test_bad_arguments(disk_dir: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import mmap
 import re
 import sys
 import textwrap
 import threading
 import time
+import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -93,6 +96,51 @@ def test_full() -> None:
     assert gio.full((), True).item() is True
     with pytest.raises(ValueError):
         gio.full((2, 3), [1, 2])
+
+
+FILL_VALUES: list[Any] = [
+    *(0, -1, 255, 256, 300, 2**31, -(2**63), 2**63, 2**64, 10**30, 1.5, -0.0, 1e300, math.nan, math.inf, 2j, True),
+    *("", "abc", "7", "\xfc", b"ab", b"", np.uint8(200), np.int64(-1), np.float32(2.5), np.bool_(True), np.str_("x")),
+    *(np.datetime64("2020-01-01"), np.timedelta64(3, "s"), [1, 2, 3], [[1], [2]], [1, 2], [], range(3), np.arange(3.0)),
+    *(np.array(-1), np.array([300, -1, 7]), np.zeros((2, 3), "u1")[:, ::-1], np.void(b"1234"), (1, 2, 3)),
+]
+FILL_DTYPES: list[Any] = [
+    *(None, "u1", np.uint8, "i1", ">i2", "i4", "u8", "f2", "f4", ">f8", "c8", "?", bool, int, float, "M8[D]", "m8[s]"),
+    *("S2", "U2", "S", "U", str, "V4", [("a", "u1"), ("b", "f4")], ("i4", (3,)), "S0", "U0", "V0"),
+]
+
+
+def outcome(call: Callable[[], Array]) -> Any:
+    """What comes of it, bit by bit; the type of what is raised; what it warns of."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            array = call()
+        except Exception as failure:
+            return (type(failure),)
+        return array.dtype, array.shape, array.tobytes(), [warning.category for warning in told]
+
+
+@pytest.mark.parametrize("dtype", FILL_DTYPES, ids=str)
+def test_full_is_numpys(dtype: Any) -> None:
+    for value in FILL_VALUES:
+        if np.dtype(dtype).kind == "U" and not isinstance(value, (str, bytes)):
+            continue  # numpy 1 writes beyond the end of such an array
+        for shape in (3, (2, 3), (), 0):
+            expected = outcome(lambda: np.full(shape, value, dtype))  # noqa: B023 - called at once
+            found = outcome(lambda: gio.full(shape, value, dtype))  # noqa: B023
+            if expected[0] is np.dtype(object):
+                expected = (TypeError,)  # which pages do not hold
+            assert found == expected, (shape, value, dtype)
+
+
+def test_full_with_what_does_not_fit() -> None:
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        for value, dtype in ((-1, np.uint8), (300, np.uint8), (-129, "i1"), (2**64, "u8"), (2**63, int)):
+            with pytest.raises(OverflowError):
+                gio.full(3, value, dtype)
+    assert gio.full(3, 1.5, np.int32).tolist() == [1, 1, 1]
+    assert gio.full(2, "abc", "S2").tolist() == [b"ab", b"ab"]
 
 
 @pytest.mark.parametrize("shape", [0, (0,), (0, 5), (3, 0, 2), ()])

@@ -57,6 +57,15 @@ def _as_shape(shape: Shape) -> tuple[int, ...]:
     return sizes
 
 
+def refuse_masked(array: object) -> None:
+    """Raise TypeError if `array` is a masked one: its mask lies outside of the bytes that are moved."""
+    # Asked only of subclasses: numpy 2 imports its masked arrays on first use, which takes 20 ms.
+    if isinstance(array, np.ndarray) and type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            "a masked array would lose its mask: pass array.data and array.mask one after the other, or array.filled()"
+        )
+
+
 class Allocation(np.ndarray[Any, np.dtype[np.uint8]]):
     """All bytes of one allocation; the arrays that users have are views of it.
 
@@ -142,7 +151,7 @@ def empty(
     shape : int or sequence of int
         Any shape that numpy takes; 0-d and empty ones too.
     dtype : dtype
-        Any but those that hold Python objects.
+        Any but those that hold Python objects. Strings of no length ("U", "S0") stay so, and have no bytes.
     order : {"C", "F"}
         As in numpy.
     huge_pages : bool, optional
@@ -199,10 +208,35 @@ def full(
     *,
     huge_pages: bool | None = None,
 ) -> Array:
-    """Return a new page-aligned array filled with `fill_value`, of its dtype unless one is given. See `empty`."""
-    value = np.asarray(fill_value)
-    array = empty(shape, value.dtype if dtype is None else dtype, order, huge_pages=huge_pages)
-    np.copyto(array, value, casting="unsafe")
+    """Return a new page-aligned array filled with `fill_value`, as `numpy.full` does.
+
+    Parameters
+    ----------
+    shape, order, huge_pages
+        As in `empty`.
+    fill_value : scalar or array_like
+        What it is filled with, broadcast to the shape.
+    dtype : dtype, optional
+        None: that of ``np.array(fill_value)``. One of strings without a length is one of a single character.
+
+    Raises
+    ------
+    OverflowError
+        `fill_value` is a Python integer outside of the dtype's range (numpy 2; numpy 1 wraps it around).
+    TypeError
+        The dtype holds Python objects, or `fill_value` is a masked array.
+    ValueError
+        `fill_value` is no value of this dtype, or cannot be broadcast to the shape.
+    """
+    refuse_masked(fill_value)
+    if dtype is None:
+        fill_value = np.asarray(fill_value)
+        dtype = fill_value.dtype
+    kind = np.dtype(dtype)
+    if kind.itemsize == 0:
+        kind = np.empty(0, kind).dtype  # where numpy makes room for a character
+    array = empty(shape, kind, order, huge_pages=huge_pages)
+    np.copyto(array, fill_value, casting="unsafe")  # not made an array before: numpy has its own rules for a scalar
     return array
 
 
@@ -217,7 +251,7 @@ def empty_like(
     """Return a new page-aligned array of the shape and dtype of another one.
 
     ``order="K"`` and ``"A"`` give Fortran order for a Fortran-contiguous prototype, else C order: pages have no
-    other strides. See `empty`.
+    other strides. It is an ordinary array, also for a masked one or another subclass. See `empty`.
     """
     like = np.asanyarray(prototype)
     layout: Order
@@ -242,12 +276,17 @@ def is_aligned(x: Array) -> bool:
 def asaligned(x: npt.ArrayLike) -> Array:
     """Return `x` itself when it is aligned (`is_aligned`), else a page-aligned copy of it.
 
+    Either is an ordinary array: of an aligned matrix, memmap or other subclass it is a view on the same memory, as from
+    `numpy.asarray`.
+
     Raises
     ------
     TypeError
-        The dtype holds Python objects.
+        The dtype holds Python objects, or `x` is a masked array.
     """
     array = np.asanyarray(x)
+    refuse_masked(array)
+    array = np.asarray(array)
     if array.dtype.hasobject:
         raise TypeError(f"an array on pages cannot hold Python objects: {array.dtype}")
     if is_aligned(array):

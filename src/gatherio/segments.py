@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from ._native import ffi
 from .errors import AlignmentError
-from .pages import PAGE_SIZE
+from .pages import PAGE_SIZE, refuse_masked
 
 __all__ = ["Segments"]
 
@@ -19,8 +20,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 def checked(array: object) -> Array:
     """`array` itself, if it is an ndarray whose bytes can be handed to the kernel."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"expected a numpy array, not {type(array).__name__}")
+    if type(array) is not np.ndarray:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"expected a numpy array, not {type(array).__name__}")
+        refuse_masked(array)
     if array.dtype.hasobject:
         raise TypeError(f"an array of Python objects cannot go to a file: dtype {array.dtype}")
     if not array.flags.c_contiguous:
@@ -40,14 +43,36 @@ def checked_targets(writeable: bool) -> None:
 
 def checked_offsets(offsets: npt.ArrayLike, count: int) -> npt.NDArray[np.uint64]:
     """The places in a file of `count` arrays, or an exception that says what is wrong with them."""
-    places = np.asarray(offsets)
-    if places.ndim != 1 or (places.dtype.kind not in "iu" and places.size):
-        raise TypeError(f"offsets are a 1-d array of integers, not {places.ndim}-d of {places.dtype}")
+    places = _integers(offsets, "offsets")
     if len(places) != count:
         raise ValueError(f"{count} arrays and {len(places)} offsets: there has to be one for each")
-    if places.size and int(places.min()) < 0:
-        raise ValueError(f"offset {int(places.min())} is out of range: files begin at 0")
-    return np.array(places, np.uint64)  # a copy: the caller may change theirs
+    if places.size:
+        low, high = int(places.min()), int(places.max())
+        if low < 0 or high >= 2**63:
+            bad = low if low < 0 else high
+            raise ValueError(f"offset {bad} is out of range: files reach from 0 to {2**63 - 1} bytes")
+    return places.astype(np.uint64, copy=False)
+
+
+def _integers(values: npt.ArrayLike, what: str) -> Array:
+    """A 1-d array of integers, of any integer dtype or of Python's. A copy: the caller may change theirs meanwhile."""
+    refuse_masked(values)
+    found = np.array(values)
+    if found.ndim != 1:
+        raise TypeError(f"{what} are a 1-d array of integers, not {found.ndim}-d of {found.dtype}")
+    if found.dtype.kind in "iu" or not found.size:
+        return found
+    elements: Any = values
+    if isinstance(elements, Sequence) and found.dtype.kind != "b":
+        # numpy finds no integer dtype for uint64 beside signed ones, and none for what is beyond 64 bits.
+        try:
+            return np.array([operator.index(element) for element in elements], object)
+        except TypeError as error:
+            raise TypeError(f"{what} are a 1-d array of integers: {error}") from error
+    cause = ""
+    if found.dtype.kind == "f":
+        cause = "; numpy makes float64 of uint64 together with signed integers: convert them to one type first"
+    raise TypeError(f"{what} are a 1-d array of integers, not of {found.dtype}{cause}")
 
 
 class Segments:
@@ -72,7 +97,7 @@ class Segments:
     AlignmentError
         An array is not C-contiguous.
     TypeError
-        Not an array, or one of Python objects.
+        Not an array, or one of Python objects, or a masked one.
     """
 
     __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "base", "nbytes")
@@ -112,13 +137,13 @@ class Segments:
         ------
         IndexError
             An index is out of range.
+        TypeError
+            The indices are no integers, or one of the arrays is a masked one.
         """
         checked(array)
         if array.ndim == 0:
             raise ValueError("a 0-d array has no rows")
-        index = np.asarray(indices)
-        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-            raise TypeError(f"indices are a 1-d array of integers, not {index.ndim}-d of {index.dtype}")
+        index = _integers(indices, "indices")
         count = array.shape[0]
         if index.size:
             low, high = int(index.min()), int(index.max())
