@@ -292,6 +292,31 @@ def test_the_header_takes_as_many_pages_as_it_needs(text_bytes: int, data_offset
     assert_same(gio.load(path), array)
 
 
+@pytest.mark.parametrize(
+    ("nbytes", "data_offset"),
+    [(4095, 4096), (4096, 4096), (4097, 8192), (8191, 8192), (8192, 8192), (8193, 8256)],
+)
+def test_a_header_that_ends_with_a_page(nbytes: int, data_offset: int, quick_dir: Path) -> None:
+    """`nbytes` of it before any padding, the newline at its end included."""
+    path = quick_dir / "a.npy"
+    base = wide_dtype(nbytes - 100).descr
+    gio.save(path, np.zeros(3, [*base, ("x", "u1")]))
+    unpadded = 10 + len(header_text(path)) + 1
+    array = filled((3,), [*base, ("x" * (1 + nbytes - unpadded), "u1")])
+    gio.save(path, array)
+    assert 10 + len(header_text(path)) + 1 == nbytes
+    assert data_offset_of(path) == data_offset
+    assert path.stat().st_size == data_offset + array.nbytes
+    assert_same(np.load(path), array)
+    assert_same(gio.load(path), array)
+    out = np.zeros_like(array)
+    gio.load(path, out=out)
+    assert_same(out, array)
+    path.write_bytes(path.read_bytes()[: data_offset - 1])
+    with pytest.raises(ValueError, match="truncated"):
+        gio.load(path)
+
+
 def test_padding_never_pushes_a_header_over_numpys_bound(quick_dir: Path) -> None:
     path = quick_dir / "a.npy"
     base = wide_dtype(9900)

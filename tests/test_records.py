@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,7 @@ def test_arrays_of_many_kinds(m: gio.Mapping) -> None:
         np.zeros((3, 0, 2), order="F"),
         np.arange(5, dtype=">f8"),
         np.zeros((2, 2)).view(np.recarray) if hasattr(np, "recarray") else np.zeros(1),
-        np.array([b"a", b""], "S0") if False else np.array([b"", b""]),
+        np.array([b"", b""]),
     ):
         found = round_trip(m, array, 777)
         assert type(found) is np.ndarray
@@ -84,7 +86,104 @@ def test_what_json_holds_comes_back(m: gio.Mapping, value: Any, offset: int) -> 
 
 def test_json_as_json_has_it(m: gio.Mapping) -> None:
     assert round_trip(m, (1, (2, 3))) == [1, [2, 3]]
-    assert str(round_trip(m, float("nan"))) == "nan"
+    assert str(round_trip(m, [float("nan"), -0.0])) == "[nan, -0.0]"
+    infinite = [float("inf"), -float("inf"), 1e-310, 10**4000, -(2**64)]
+    assert round_trip(m, infinite) == infinite
+    alone = ["\ud800", "\udc00 \ud800", {"\udfff": "\U0001f600\ud83d"}, "\\ud83d\\ude00", "\0\x7f\u2028"]
+    assert round_trip(m, alone) == alone
+
+
+class Text(str):
+    """Other text for Python than for JSON: equal to itself alone."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+ODD_KEYS: list[Any] = [
+    {1: "int"},
+    {1: "int", "1": "str"},
+    {1.5: 0},
+    {float("nan"): 0},
+    {True: 0, "true": 1},
+    {None: 0},
+    {None: 0, "null": 1, "a": 2},
+    {IntEnum("Number", ["ONE"])(1): 0},
+    {np.float64(1.5): 0},
+    {np.int64(1): 0},
+    {(1, 2): 0},
+    {b"a": 0},
+    {Text("a"): 1, "a": 2},
+    {Text("a"): 1},
+    OrderedDict([("1", 1), (1, 2)]),
+    defaultdict(int, {2: 1}),
+]
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: [0, "a", d], lambda d: {"a": {"b": (1, [d])}}])
+@pytest.mark.parametrize("entries", ODD_KEYS, ids=repr)
+def test_keys_that_json_would_change_are_refused(m: gio.Mapping, entries: Any, wrap: Any) -> None:
+    obj = wrap(entries)
+    m.put("old", 0)
+    with pytest.raises(TypeError, match=r"key.*allow_pickle=True"):
+        m.put(obj, 0)
+    with pytest.raises(TypeError):
+        m.nbytes_of(obj)
+    assert m.get(0) == "old"
+    if type(entries) is dict and not any(isinstance(key, (Text, IntEnum, float)) for key in entries):
+        assert round_trip(m, obj, allow_pickle=True) == obj
+
+
+def test_the_message_names_the_key(m: gio.Mapping) -> None:
+    with pytest.raises(TypeError, match=r"the key 7 of a dict would become text.*type int.*use str"):
+        m.put({"a": {"b": 0, 7: 1}}, 0)
+
+
+def test_text_that_json_would_change_is_refused(m: gio.Mapping) -> None:
+    """Two surrogates that Python holds one by one stand for one character in JSON."""
+    for obj in ("\ud83d\ude00", ["a", {"b": "x\ud800\udc00"}], {"\U0001f600": 0, "\ud83d\ude00": 1}):
+        with pytest.raises(TypeError, match="surrogates"):
+            m.put(obj, 0)
+        assert round_trip(m, obj, allow_pickle=True) == obj
+
+
+def test_numbers_too_long_for_text_are_refused(m: gio.Mapping) -> None:
+    with pytest.raises(TypeError, match=r"4300 digits.*allow_pickle=True"):
+        m.put({"a": [10**5000]}, 0)
+    assert round_trip(m, 10**5000, allow_pickle=True) == 10**5000
+
+
+def test_subclasses_come_back_as_the_plain_class(m: gio.Mapping) -> None:
+    number = IntEnum("Number", ["ONE", "TWO"])
+    for obj, plain in (
+        ([np.float64(1.5), np.str_("a")], [1.5, "a"]),
+        ({np.str_("a"): number(2)}, {"a": 2}),
+        (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+        (defaultdict(list, {"a": [1]}), {"a": [1]}),
+        (namedtuple("Point", "x y")(1, 2), [1, 2]),
+    ):
+        found = round_trip(m, obj)
+        assert repr(found) == repr(plain)
+
+
+def test_what_is_put_at_the_greatest_depth_is_got(m: gio.Mapping) -> None:
+    deepest = 0
+    for depth in range(1, sys.getrecursionlimit(), 7):
+        obj: Any = "core"
+        for level in range(depth):
+            obj = [obj] if level % 2 else {"a": obj}
+        try:
+            m.put(obj, 0)
+        except TypeError:
+            break
+        found = m.get(0)
+        for level in reversed(range(depth)):
+            (found,) = found if level % 2 else found.values()
+        assert found == "core"
+        deepest = depth
+    assert deepest > 200
 
 
 def test_pickle_only_when_allowed(m: gio.Mapping) -> None:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from . import records
 from ._native import check, ffi, lib
+from .pages import refuse_masked
 from .sections import HEADER_BYTES, Header, Section, checked_name, find, hold
 
 __all__ = ["Mapping"]
@@ -373,7 +374,7 @@ class Mapping:
             raise ValueError(f"negative dimensions are not allowed: {sizes}")
         offset, nbytes = self._checked_range(offset, math.prod(sizes) * kind.itemsize)
         if nbytes == 0:  # lies nowhere
-            nothing: Array = np.empty(sizes, kind, order)
+            nothing: Array = np.ndarray(sizes, kind, order=order)  # np.empty gives "U0" a character
             nothing.flags.writeable = self._access != lib.GIO_MAP_READ
             return nothing
         window, position = self._window(offset, nbytes)
@@ -403,6 +404,7 @@ class Mapping:
         """
         self._check_open()
         self._check_writeable()
+        refuse_masked(data)
         if isinstance(data, np.ndarray):
             if data.dtype.hasobject:
                 raise TypeError(f"an array of {data.dtype} holds Python objects, not bytes")
@@ -445,6 +447,7 @@ class Mapping:
 
     @staticmethod
     def _target(out: Any) -> Bytes:
+        refuse_masked(out)
         if isinstance(out, np.ndarray):
             if not out.flags.writeable or not out.flags.c_contiguous or out.dtype.hasobject:
                 raise ValueError("out is a C-contiguous, writeable array without Python objects")
@@ -477,7 +480,10 @@ class Mapping:
     # -- objects ----------------------------------------------------------------------------------------------------
 
     def put(self, obj: Any, offset: int, *, allow_pickle: bool = False) -> int:
-        """Store one object: a numpy array, or what json can hold (tuples come back as lists).
+        """Store one object: a numpy array, or what json can hold.
+
+        It comes back as it was, or is refused. But tuples come back as lists, and an object of a subclass as one of
+        the plain class that JSON has: ``np.float64`` as float, an IntEnum as int, an OrderedDict as dict.
 
         Parameters
         ----------
@@ -495,7 +501,8 @@ class Mapping:
         Raises
         ------
         TypeError
-            It would have to be pickled.
+            It would have to be pickled; among others a dict with keys that are no str, and an array of Python objects
+            or of a dtype that is not numpy's own (bfloat16). Or it is a masked array.
         ValueError
             It does not fit.
         """

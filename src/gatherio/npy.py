@@ -122,7 +122,8 @@ def save(
     Raises
     ------
     ValueError
-        If the dtype holds Python objects or can't be described in a .npy header, or `path` is there and no
+        If the dtype holds Python objects or can't be described in a .npy header (bfloat16, float8, int4 and other
+        types that are not numpy's own; the message names the view that can be saved), or `path` is there and no
         regular file.
     TypeError
         If `array` is a masked array: the format has no place for a mask.
@@ -147,8 +148,7 @@ def save(
 
 def _plain(array: npt.ArrayLike) -> Array:
     source = np.asanyarray(array)
-    if isinstance(source, np.ma.MaskedArray):
-        raise TypeError("a .npy file has no place for a mask: save array.data and array.mask, or array.filled()")
+    pages.refuse_masked(source)
     return np.asarray(source)
 
 
@@ -319,7 +319,8 @@ def load(
         are ignored.
     out : ndarray, optional
         Where to put the data: writeable, with exactly the file's shape and dtype, and contiguous in its order
-        (C or Fortran). If the reading fails half-way, its contents are unspecified.
+        (C or Fortran). Where the file has bytes of no type ("V2", as which `numpy.save` stores bfloat16), any type
+        of the same size takes them. If the reading fails half-way, its contents are unspecified.
     progress : True or callable(done_bytes, total_bytes), optional
         As for `save`. What a callable raises ends the load.
     queue : CompletionQueue, optional
@@ -336,6 +337,8 @@ def load(
     ValueError
         If this is no whole .npy file, or one with Python objects: nothing is ever unpickled. If `out` does
         not fit.
+    TypeError
+        If `out` is no array, or a masked one.
     OSError
         If the file can't be opened or read.
     MemoryError
@@ -385,9 +388,10 @@ def _new_array(header: _Header, name: str, place: int) -> Array:
 def _fitting(out: Array, header: _Header, name: str) -> Array:
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is an ndarray, not {type(out).__name__}")
+    pages.refuse_masked(out)
     if out.shape != header.shape:
         raise ValueError(f"out has shape {out.shape}, {name!r} has {header.shape}")
-    if out.dtype != header.dtype:
+    if not _takes(out.dtype, header.dtype):
         raise ValueError(f"out has dtype {out.dtype}, {name!r} has {header.dtype}")
     if not (out.flags.f_contiguous if header.fortran_order else out.flags.c_contiguous):
         order = "Fortran" if header.fortran_order else "C"
@@ -395,6 +399,22 @@ def _fitting(out: Array, header: _Header, name: str) -> Array:
     if not out.flags.writeable:
         raise ValueError("out is read-only")
     return out
+
+
+def _takes(wanted: np.dtype[Any], stored: np.dtype[Any]) -> bool:
+    """Whether items of the one dtype can be read from a file of the other: the same, but for bytes of no type."""
+    if wanted == stored:
+        return True
+    if wanted.hasobject or wanted.itemsize != stored.itemsize:
+        return False
+    if stored.subdtype is not None:
+        return wanted.shape == stored.shape and _takes(wanted.base, stored.base)
+    if stored.names is None:
+        return stored.type is np.void
+    return wanted.names == stored.names and all(
+        ours[2] == theirs[2] and _takes(ours[1], theirs[1])
+        for ours, theirs in zip(_fields(wanted), _fields(stored), strict=True)
+    )
 
 
 def _read_faulting(file: File, data: Bytes, offset: int, flight: _InFlight) -> None:
@@ -529,17 +549,57 @@ def _padded_size(prefix_size: int, unpadded_size: int) -> int:
 
 
 def _descr(dtype: np.dtype[Any]) -> Any:
-    """What the header says of a dtype, proven to lead back to items of the same size."""
+    """What the header says of a dtype, proven to lead back to the same dtype."""
+    if dtype.kind == "T":
+        raise ValueError(
+            f"{dtype} keeps its text outside of the array, as Python objects do: array.astype('U20') has room for 20 "
+            "characters in each item, and none elsewhere"
+        )
     if dtype.hasobject:
-        raise ValueError(f"{dtype} holds Python objects: they would have to be pickled, which save never does")
+        raise ValueError(f"{dtype} holds Python objects: they would have to be pickled")
+    view = _nameable(dtype)
+    if view is not dtype:
+        spelled = f"np.{view}" if view.kind == "u" else repr(view.str) if view.names is None else str(view)
+        raise ValueError(
+            f"a .npy header can't describe {dtype}, which is not numpy's own: it would come back as bytes of no type, "
+            f"or not at all. array.view({spelled}) has the same bytes and can be stored, and a view of those with the "
+            "dtype is the array again; safetensors files have names for bfloat16 and float8"
+        )
     try:
         descr = npy_format.dtype_to_descr(dtype)
         read_back = npy_format.descr_to_dtype(descr)
     except (TypeError, ValueError) as error:
         raise ValueError(f"a .npy header can't describe {dtype}: {error}") from error
-    if read_back.hasobject or read_back.itemsize != dtype.itemsize:
+    if read_back != dtype:
         raise ValueError(f"a .npy header can't describe {dtype}: it would be read back as {read_back}")
     return descr
+
+
+def _nameable(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype itself if all of it is numpy's own; else one with integers, or bytes, in place of what is not."""
+    if dtype.subdtype is not None:
+        base = _nameable(dtype.base)
+        return dtype if base is dtype.base else np.dtype((base, dtype.shape))
+    if dtype.names is not None:
+        fields = _fields(dtype)
+        formats = [_nameable(kind) for _, kind, _ in fields]
+        if all(new is kind for new, (_, kind, _) in zip(formats, fields, strict=True)):
+            return dtype
+        layout = {"names": dtype.names, "formats": formats, "itemsize": dtype.itemsize}
+        plain: np.dtype[Any] = np.dtype(cast(Any, {**layout, "offsets": [place for _, _, place in fields]}))
+        return plain
+    try:
+        if np.dtype(dtype.str) == dtype:
+            return dtype
+    except TypeError:  # its name says nothing to numpy
+        pass
+    return np.dtype(f"u{dtype.itemsize}" if dtype.itemsize in (1, 2, 4, 8) else f"V{dtype.itemsize}")
+
+
+def _fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any], int]]:
+    """Name, dtype and place of each field."""
+    fields = cast(Any, dtype.fields)
+    return [(name, *fields[name][:2]) for name in dtype.names or ()]
 
 
 def _read_header(file: File, name: str) -> _Header:

@@ -24,15 +24,17 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .npy import _descr, _parse_fields
+from .pages import refuse_masked
 
 __all__ = ["HEADER_BYTES", "MAGIC", "Record", "decode", "encode"]
 
@@ -47,6 +49,9 @@ HEADER_BYTES: Final = _HEADER.size
 _ALIGNMENT: Final = 64
 #: As for .npy headers: thousands of fields fit, and parsing it stays far below a second.
 _DESCRIPTION_MAX: Final = 1 << 20
+_STR: Final = frozenset({str})
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+_SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 class Record(NamedTuple):
@@ -87,15 +92,9 @@ def encode(obj: object, allow_pickle: bool) -> Record:
     TypeError
         It is neither an array nor what json can hold, and pickling was not allowed.
     """
-    if isinstance(obj, np.ma.MaskedArray):
-        raise TypeError("a masked array would lose its mask: store its data and its mask, one after the other")
-    if isinstance(obj, (np.ndarray, np.generic)) and not obj.dtype.hasobject:
-        return _encode_array(np.asarray(obj))
+    refuse_masked(obj)
     try:
-        if isinstance(obj, (np.ndarray, np.generic)):
-            raise TypeError(f"an array of {obj.dtype} holds Python objects")
-        text = json.dumps(obj, separators=(",", ":")).encode("ascii")
-        return Record(JSON, b"", np.frombuffer(text, np.uint8))
+        return _encode_array(obj) if isinstance(obj, (np.ndarray, np.generic)) else _encode_json(obj)
     except (TypeError, ValueError, RecursionError) as error:
         if not allow_pickle:
             raise TypeError(
@@ -105,11 +104,52 @@ def encode(obj: object, allow_pickle: bool) -> Record:
     return Record(PICKLE, b"", np.frombuffer(pickle.dumps(obj, protocol=4), np.uint8))
 
 
-def _encode_array(array: npt.NDArray[Any]) -> Record:
+def _encode_json(obj: object) -> Record:
+    text = json.dumps(obj, separators=(",", ":"))  # first of all: it refuses what contains itself
+    _check_keys(obj)
+    # Two surrogates that a str holds one by one would come back as the one character that they stand for in JSON.
+    if "\\ud" in text and _SURROGATES.search(json.dumps(obj, ensure_ascii=False)):
+        raise ValueError("a str has two surrogates side by side, which JSON has as one character")
+    return Record(JSON, b"", np.frombuffer(text.encode("ascii"), np.uint8))
+
+
+def _check_keys(obj: object) -> None:
+    """Raise TypeError where json would make another key of one, and may so lose an entry. At any depth."""
+    containers = [obj]
+    while containers:
+        found = containers.pop()
+        items: Iterable[object]
+        if isinstance(found, dict):
+            if not _STR.issuperset(map(type, found)):
+                _check_odd_keys(found)
+            items = found.values()
+        elif isinstance(found, (list, tuple)):
+            items = found
+        else:
+            continue
+        if not _PLAIN.issuperset(map(type, items)):  # most lists are of numbers or text alone
+            containers.extend([item for item in items if type(item) not in _PLAIN])
+
+
+def _check_odd_keys(found: dict[Any, Any]) -> None:
+    for key in found:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"the key {key!r} of a dict would become text: JSON has no keys of type {type(key).__name__} (use str, "
+                "or store the items as a list of pairs)"
+            )
+    if {str.__str__(key) for key in found} != found.keys():  # of classes with a hash or an equality of their own
+        raise TypeError("keys of a dict would not be found again, or become one, as the plain text that JSON has")
+
+
+def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
+    descr = _descr(obj.dtype)
+    # numpy makes room for a character where a scalar has none.
+    array = np.asarray(obj) if obj.nbytes else np.ndarray(obj.shape, obj.dtype)
     fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
     if not fortran_order and not array.flags.c_contiguous:
         array = array.copy("C")
-    fields = {"descr": _descr(array.dtype), "fortran_order": fortran_order, "shape": array.shape}
+    fields = {"descr": descr, "fortran_order": fortran_order, "shape": array.shape}
     text = repr(fields).encode("utf-8")
     if len(text) > _DESCRIPTION_MAX - _ALIGNMENT:
         raise ValueError(f"the dtype needs a description of {len(text)} bytes, more than {_DESCRIPTION_MAX}")
@@ -176,5 +216,5 @@ def _room_for(kind: int, description: bytes, nbytes: int) -> tuple[Any, Bytes]:
     shape, fortran_order, dtype = _parse_fields(description, (3, 0), "its description")
     if math.prod(shape) * dtype.itemsize != nbytes:
         raise ValueError(f"{nbytes} bytes of data are none of shape {shape} and dtype {dtype}")
-    array = np.empty(shape, dtype, "F" if fortran_order else "C")
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, order="F" if fortran_order else "C")
     return array, flat_bytes(array)
