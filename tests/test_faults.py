@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from oracle import (
     not_on_windows,
     pages,
     placed,
+    require,
     run_python,
     strace,
     target,
@@ -252,11 +254,11 @@ def test_without_io_uring_it_takes_threads_and_says_why(
 
 # --- system calls that fail ---
 
-THREADS_TRANSFER = """
+TRANSFER = """
     import sys, gatherio as gio
     from oracle import words, placed, target
     path, direction, nbytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    with gio.CompletionQueue(1, backend="threads", request_size=16384) as q:
+    with gio.CompletionQueue(1, backend=(sys.argv[4:] or ["threads"])[0], request_size=16384) as q:
         with gio.open(path, "r+", queue=q) as f:
             try:
                 if direction == "write":
@@ -269,12 +271,18 @@ THREADS_TRANSFER = """
 """
 
 
-@pytest.mark.parametrize(("direction", "call"), [("write", "pwritev2"), ("read", "preadv2")])
-def test_an_error_of_the_system_call_is_raised(disk_dir: Path, tmp_path: Path, direction: str, call: str) -> None:
+@pytest.mark.parametrize("name", ["threads", "sync"])
+@pytest.mark.parametrize(
+    ("direction", "call", "error"),
+    [("write", "pwritev2", error) for error in ("EIO", "ENOSPC", "EDQUOT", "EFBIG")] + [("read", "preadv2", "EIO")],
+)
+def test_an_error_of_the_system_call_is_raised(
+    disk_dir: Path, tmp_path: Path, direction: str, call: str, error: str, name: str
+) -> None:
     (disk_dir / "file").write_bytes(words(0, 65536))
-    prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=3")
-    printed = run_python(THREADS_TRANSFER, disk_dir / "file", direction, 65536, under=prefix)
-    assert printed.startswith(f"{errno.EIO} 32768 ")
+    prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=3")
+    printed = run_python(TRANSFER, disk_dir / "file", direction, 65536, name, under=prefix)
+    assert printed.startswith(f"{getattr(errno, error)} 32768 ")
     assert str(disk_dir / "file") in printed and f"{direction} of 65536 bytes at offset 0" in printed
     log = (tmp_path / "log").read_text()
     assert log.count(f"{call}(") == 3 and "(INJECTED)" in log  # the fourth was never begun
@@ -287,24 +295,101 @@ def test_an_interrupted_system_call_is_made_again(
 ) -> None:
     (disk_dir / "file").write_bytes(words(0, 65536) if direction == "read" else bytes(65536))
     prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=1+2")
-    printed = run_python(THREADS_TRANSFER, disk_dir / "file", direction, 65536, under=prefix)
+    printed = run_python(TRANSFER, disk_dir / "file", direction, 65536, under=prefix)
     assert printed.split()[0] == "65536"
     assert (tmp_path / "log").read_text().count("(INJECTED)") == 4  # each of the four requests, once
     assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 65536))
+
+
+CUT = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <sys/uio.h>
+    /* Every preadv2 and pwritev2 is asked for no more than $CUT bytes: short transfers that really are short. */
+    long syscall(long number, ...)
+    {
+        long (*next)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+        long a[6];
+        struct iovec vector[1024];
+        size_t left = (size_t)atol(getenv("CUT"));
+        long count = 0;
+        va_list arguments;
+        va_start(arguments, number);
+        for (int i = 0; i < 6; i++)
+            a[i] = va_arg(arguments, long);
+        va_end(arguments);
+        if (number != SYS_preadv2 && number != SYS_pwritev2)
+            return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        for (; count < (int)a[2] && left > 0; count++) {
+            vector[count] = ((const struct iovec *)a[1])[count];
+            if (vector[count].iov_len > left)
+                vector[count].iov_len = left;
+            left -= vector[count].iov_len;
+        }
+        return next(number, a[0], vector, count, a[3], a[4], a[5]);
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that is to be loaded in front of the C library."""
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / "cut.c").write_text(CUT)
+    command = [require("gcc", "gcc"), "-shared", "-fPIC", "-Wall", "-Werror", "-o", folder / "cut.so", folder / "cut.c"]
+    subprocess.run(command, check=True)
+    return folder / "cut.so"
+
+
+@not_on_windows("it has no LD_PRELOAD")
+@pytest.mark.parametrize("name", ["threads", "sync"])
+@pytest.mark.parametrize(
+    ("nbytes", "direct"), [(PAGE, None), (PAGE + 512, None), (17 * PAGE, None), (777, False), (5000, False), (1, False)]
+)
+def test_what_the_system_really_cuts_is_resumed(
+    folder: Path, cut: Path, name: str, nbytes: int, direct: bool | None
+) -> None:
+    """The fault point SHORT tells less than has been moved. Here no more is moved than is told."""
+    size = 40 * PAGE + 777 if nbytes > 1 else PAGE + 77
+    script = """
+        import sys, gatherio as gio
+        from oracle import assert_same_bytes, pages, placed, target, words
+        path, name, size, direct = sys.argv[1], sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
+        with gio.CompletionQueue(backend=name, request_size=1 << 16) as q:
+            with gio.open(path, "w+", queue=q, direct=direct) as f:
+                for start, shift in ((0, 0), (0, 3), (1234, 0)):
+                    assert f.write_at(placed(words(start, size, salt=shift + 1), shift), start).result() == size
+                    with open(path, "rb") as plain:
+                        plain.seek(start)
+                        assert_same_bytes(plain.read(), words(start, size, salt=shift + 1))
+                    array = target(size + 100, shift)
+                    assert f.read_at(array, start).result() == size
+                    assert_same_bytes(array[:size], words(start, size, salt=shift + 1))
+        with gio.CompletionQueue(backend=name) as q, gio.open(path, "w+", queue=q, direct=direct) as f:
+            assert f.write_gather(pages(20), 0).result() == 20 * 4096
+            with open(path, "rb") as plain:
+                assert_same_bytes(plain.read(), words(0, 20 * 4096))
+            print(q.stats()["resumed"])
+    """
+    command = ["env", f"LD_PRELOAD={cut}", f"CUT={nbytes}"]
+    assert int(run_python(script, folder / "file", name, size, direct, under=command)) > 0
 
 
 def test_a_read_that_the_system_cuts_to_nothing_ends_short(disk_dir: Path, tmp_path: Path) -> None:
     """A result of 0 is the end of the file, whoever says so: no endless loop."""
     (disk_dir / "file").write_bytes(words(0, 65536))
     prefix = strace(tmp_path / "log", "-e", "trace=preadv2", "-e", "inject=preadv2:retval=0:when=2")
-    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "read", 65536, under=prefix)
+    printed = run_python(TRANSFER, disk_dir / "file", "read", 65536, under=prefix)
     assert printed.split()[0] == "16384"
 
 
 def test_a_write_that_the_system_cuts_to_nothing_fails(disk_dir: Path, tmp_path: Path) -> None:
     (disk_dir / "file").touch()
     prefix = strace(tmp_path / "log", "-e", "trace=pwritev2", "-e", "inject=pwritev2:retval=0:when=2")
-    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "write", 65536, under=prefix)
+    printed = run_python(TRANSFER, disk_dir / "file", "write", 65536, under=prefix)
     assert printed.startswith(f"{errno.EIO} 16384 ") and "moves nothing" in printed
 
 
@@ -324,11 +409,12 @@ def test_a_failed_fsync_is_raised(disk_dir: Path, tmp_path: Path) -> None:
     assert printed.startswith(f"{errno.EIO} {disk_dir / 'file'} ") and "flushing" in printed
 
 
-def test_a_failed_write_back_of_a_ragged_end_is_raised(disk_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["threads", "sync"])
+def test_a_failed_write_back_of_a_ragged_end_is_raised(disk_dir: Path, tmp_path: Path, name: str) -> None:
     """It went through the page cache: that it did not get to the disk shows in sync_file_range."""
     (disk_dir / "file").touch()
     prefix = strace(tmp_path / "log", "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=EIO")
-    printed = run_python(THREADS_TRANSFER, disk_dir / "file", "write", MIB + 100, under=prefix)
+    printed = run_python(TRANSFER, disk_dir / "file", "write", MIB + 100, name, under=prefix)
     assert printed.startswith(f"{errno.EIO} {MIB} ")
 
 
