@@ -103,12 +103,12 @@ def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     -------
     dict
         ``version``, ``system``, ``python``; sizes in bytes: ``page_size``, ``allocation_granularity``,
-        ``huge_page_size``, ``folio_bytes`` (what the page cache may keep in one piece), ``direct_bytes_min`` (writes with
-        ragged ends and fewer whole pages between them go through the page cache), ``max_request_bytes``, and
-        ``max_segments`` per request; ``backends``, a dict per backend
-        with ``available`` and ``reason``; ``backend`` and ``reason``, the default's; ``tuning``, a dict: the ``file``
-        with settings stored by ``gatherio tune``, whether it ``exists``, how many ``devices`` it knows, and what
-        ``problem`` it has; with `path` also ``path``, a dict: ``tuning``, the settings that `open` uses there, or None;
+        ``huge_page_size``, ``folio_bytes`` (what the page cache may keep in one piece), ``direct_bytes_min`` (a write
+        with ragged ends and fewer bytes in whole pages between them goes through the page cache),
+        ``max_request_bytes``, and ``max_segments`` per request; ``backends``, a dict per backend with ``available``
+        and ``reason``; ``backend`` and ``reason``, the default's; ``tuning``, a dict: the ``file`` with settings
+        stored by ``gatherio tune``, whether it ``exists``, how many ``devices`` it knows, and what ``problem`` it
+        has; with `path` also ``path``, a dict: ``tuning``, the settings that `open` uses there, or None;
         ``file_system``, ``direct`` and ``reason``, ``offset_alignment``, ``memory_alignment``, ``free_bytes``.
     """
     queue = default_queue()
