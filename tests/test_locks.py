@@ -157,6 +157,19 @@ def test_locks_of_no_bytes(f: gio.File, g: gio.File, peer: Peer) -> None:
         f.unlock(100, 0)
 
 
+def test_transfers_across_shared_locks_of_no_bytes(path: Path, f: gio.File, g: gio.File) -> None:
+    """A shared lock is a promise that nobody writes to its bytes: there are none."""
+    with f.lock(100, 0, exclusive=False), f.lock(PAGE, 0, exclusive=False), f.lock(64 * KIB, 0, exclusive=False):
+        for file in (f, g):
+            for offset, nbytes in ((90, 20), (100, 1), (99, 1), (0, 2 * PAGE), (PAGE - 1, 2), (0, 64 * KIB)):
+                assert file.write_at(words(offset, nbytes, salt=5), offset).result() == nbytes
+                assert file.read_at(np.zeros(nbytes, "u1"), offset).result() == nbytes
+            assert file.write_many([words(95, 10, salt=5)], [95]).result() == 10
+            file.truncate(64 * KIB + 1)
+            file.truncate(64 * KIB)
+    assert_same_bytes(path.read_bytes(), words(0, 64 * KIB, salt=5))
+
+
 # --- giving back ---
 
 

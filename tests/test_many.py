@@ -230,3 +230,35 @@ def test_locks_are_honored_place_by_place(disk_dir: Path, queue: gio.CompletionQ
                 mine.write_many(rows, [0, 10 * PAGE + 5, 20 * PAGE]).result(FOREVER)
         with mine.lock(10 * PAGE, PAGE):
             assert mine.write_many(rows, [0, 10 * PAGE + 5, 20 * PAGE]).result(FOREVER) == rows.nbytes
+
+
+@not_under_wine("transfers go through locked ranges")
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("direction", ["read", "write"])
+def test_a_lock_beside_the_places_and_one_under_the_last_byte(
+    disk_dir: Path, open_file: Opener, direction: str, count: int
+) -> None:
+    """A batch asks for its own places, all of each, and for nothing else: one of a single array, too."""
+    path = disk_dir / "file"
+    make(path, MIB)
+    places = [10 * PAGE, 30 * PAGE, 20 * PAGE][:count]
+    arrays = [placed(words(place, PAGE + 100)) for place in places]
+    first, end = min(places), max(places) + PAGE + 100
+    with open_file(path, "r+") as mine, gio.open(path, "r+") as other:
+
+        def move() -> int:
+            return getattr(mine, f"{direction}_many")(arrays, places).result(FOREVER)
+
+        for offset, length in ((0, first), (0, 10), (first - 1, 1), (end, 1), (end, MIB)):
+            with other.lock(offset, length):
+                assert move() == count * (PAGE + 100)
+        for place in places:
+            for offset, length in ((place, 1), (place + PAGE + 99, 1), (place + PAGE + 99, MIB)):
+                with other.lock(offset, length):
+                    with pytest.raises(gio.LockedError) as told:
+                        move()
+                    assert told.value.bytes_in_place == 0
+            for offset in (place - 1, place + PAGE + 100):
+                with other.lock(offset, 1):
+                    assert move() == count * (PAGE + 100)
+    assert_same_bytes(path.read_bytes(), words(0, MIB))
