@@ -142,6 +142,48 @@ def test_the_failure_nearest_to_the_start_is_told(disk_dir: Path, backend: str) 
         assert failure.bytes_in_place == 0  # type: ignore[attr-defined]
 
 
+TWO_CODES = """
+    import ctypes, mmap, resource, signal, sys, gatherio as gio
+    from oracle import PAGE, fault, placed, words
+    path, backend, way, order, *numbers = sys.argv[1:]
+    count, beyond, bad = map(int, numbers)
+    data = placed(words(0, count * PAGE))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # What begins at this offset, or behind it, fails with EFBIG ...
+    resource.setrlimit(resource.RLIMIT_FSIZE, (beyond * PAGE, resource.RLIM_INFINITY))
+    # ... and what comes from this page, which cannot be read, with EFAULT.
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    assert libc.mprotect(data.ctypes.data + bad * PAGE, PAGE, 0) == 0
+    with gio.CompletionQueue(count, backend=backend, request_size=PAGE) as queue:
+        with gio.open(path, "r+", queue=queue, direct={"direct": None, "buffered": False}[way]) as f:
+            # Those that are held come back last first.
+            with fault(queue, "HOLD" if order == "turned" else "NONE"):
+                operation = f.write_at(data, 0)
+                gio.wait([operation], 0.1)
+            failure = operation.exception()
+            print(failure.errno, failure.bytes_in_place)
+    libc.mprotect(data.ctypes.data, count * PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+"""
+
+
+@not_on_windows("it has no setrlimit")
+@pytest.mark.parametrize("order", ["as they come", "turned"])
+@pytest.mark.parametrize(
+    ("beyond", "bad", "number"),
+    [(3, 1, errno.EFAULT), (1, 2, errno.EFBIG)],
+)
+def test_of_several_codes_that_of_the_first_bytes_is_told(
+    disk_dir: Path, backend: str, direct: bool | None, order: str, beyond: int, bad: int, number: int
+) -> None:
+    """Requests of one operation fail differently, and come back in one order and in the other."""
+    (disk_dir / "file").write_bytes(bytes(4 * PAGE))
+    way = "direct" if direct is None else "buffered"
+    told = run_python(TWO_CODES, disk_dir / "file", backend, way, order, 4, beyond, bad)
+    assert told.split() == [str(number), str(PAGE)]
+    assert_same_bytes((disk_dir / "file").read_bytes()[:PAGE], words(0, PAGE))
+
+
 def test_a_failed_read_says_what_it_has(disk_dir: Path, backend: str) -> None:
     (disk_dir / "file").write_bytes(words(0, 8 * PAGE))
     array = target(8 * PAGE)
@@ -286,6 +328,38 @@ def test_an_error_of_the_system_call_is_raised(
     assert str(disk_dir / "file") in printed and f"{direction} of 65536 bytes at offset 0" in printed
     log = (tmp_path / "log").read_text()
     assert log.count(f"{call}(") == 3 and "(INJECTED)" in log  # the fourth was never begun
+
+
+SHORT_AND_INTERRUPTED = """
+    import sys, gatherio as gio
+    from oracle import PAGE, fault, placed, target, words
+    path, backend, direction, pages = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+    with gio.CompletionQueue(1, backend=backend) as queue, gio.open(path, "r+", queue=queue) as f:
+        with fault(queue, "SHORT", value=PAGE):
+            if direction == "write":
+                print(f.write_at(placed(words(0, pages * PAGE)), 0).result())
+            else:
+                array = target(pages * PAGE)
+                print(f.read_at(array, 0).result(), (array == words(0, array.size)).all())
+        print(queue.stats()["retried"], queue.stats()["resumed"])
+"""
+
+
+@pytest.mark.parametrize("backend", ["threads", "sync"])
+@pytest.mark.parametrize(("direction", "call"), [("write", "pwritev2"), ("read", "preadv2")])
+def test_interruptions_count_from_the_last_progress(
+    disk_dir: Path, tmp_path: Path, backend: str, direction: str, call: str
+) -> None:
+    """One request is cut a hundred times, and interrupted each time: more often than it would be without progress."""
+    pages = 100
+    (disk_dir / "file").write_bytes(words(0, pages * PAGE) if direction == "read" else bytes(pages * PAGE))
+    prefix = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error=EINTR:when=1+2")
+    told = run_python(SHORT_AND_INTERRUPTED, disk_dir / "file", backend, direction, pages, under=prefix)
+    done, counts = told.splitlines()
+    assert done == (f"{pages * PAGE} True" if direction == "read" else f"{pages * PAGE}")
+    assert counts == f"{pages} {pages - 1}"
+    assert (tmp_path / "log").read_text().count("(INJECTED)") == pages
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, pages * PAGE))
 
 
 @pytest.mark.parametrize(("direction", "call"), [("write", "pwritev2"), ("read", "preadv2")])
