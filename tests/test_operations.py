@@ -30,9 +30,11 @@ from oracle import (
     PAGE,
     assert_same_bytes,
     fault,
+    not_on_windows,
     pages,
     placed,
     press_ctrl_c,
+    run_python,
     target,
     words,
 )
@@ -215,6 +217,94 @@ def test_cancelling_what_the_kernel_has(f: gio.File) -> None:
             assert outcomes[-1] == data.nbytes
             assert_same_bytes(content, data)
     # No failure is left for close() to tell: a cancelled write is none.
+
+
+CANCEL_STAGED = """
+    import errno, os, sys, gatherio as gio
+    from oracle import FOREVER, MIB, PAGE, fault, placed, target, words
+    path, backend, direction, nbytes = *sys.argv[1:4], int(sys.argv[4])
+    count = 300 if nbytes < MIB else 30
+    data = placed(words(0, nbytes))
+
+    def submit():
+        if direction == "write":
+            return f.write_gather([data], 0, copy=True)
+        return f.read_scatter([target(nbytes)], 0, copy=True)
+
+    def check(*operations):
+        for operation in operations:
+            try:
+                assert operation.result(FOREVER) == nbytes
+            except gio.CancelledError:
+                pass
+            except gio.TimeoutError:
+                os._exit(1)  # closing would wait for it as well
+            except OSError as failure:  # dropped by the system more often than it tries again, with nobody having asked
+                assert failure.errno == errno.ECANCELED
+
+    with gio.CompletionQueue(512, backend=backend) as queue, gio.open(path, "r+", queue=queue) as f:
+        with fault(queue, "HOLD"):  # before they begin
+            operations = [submit() for _ in range(count)]
+            for operation in operations:
+                operation.cancel()
+        check(*operations)
+        for kind, many, value in ("FAIL", 2**62, errno.ECANCELED), ("SHORT", 1, PAGE // 2), ("NONE", 0, 0):
+            for _ in range(count):  # on their way, and when they are through
+                with fault(queue, kind, 0, many, value):
+                    operation = submit()
+                    operation.cancel()
+                    check(operation)
+        check(*[submit() for _ in range(count)])
+        room = target(nbytes)
+        check(f.read_scatter([room], 0, copy=True))
+        assert (room == data).all()
+"""
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "sync"], indirect=True)
+@pytest.mark.parametrize("nbytes", [2 * PAGE, 2 * MIB], ids=["small", "large"])
+@pytest.mark.parametrize("direction", ["read", "write"])
+def test_cancelled_operations_give_their_staging_buffers_back(
+    disk_dir: Path, backend: str, direction: str, nbytes: int
+) -> None:
+    """Cancelled more often than there are buffers; what is submitted afterwards finds some."""
+    (disk_dir / "file").write_bytes(words(0, nbytes))
+    run_python(CANCEL_STAGED, disk_dir / "file", backend, direction, nbytes)
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, nbytes))
+
+
+CANCEL_WAITING = """
+    import fcntl, os, sys, gatherio as gio
+    from oracle import FOREVER, PAGE, placed, words
+    path, workers, freeze, thaw = sys.argv[1], 16, 0xC0045877, 0xC0045878  # FIFREEZE, FITHAW of <linux/fs.h>
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    data = placed(words(0, PAGE))
+    with gio.CompletionQueue(64, backend="threads") as queue, gio.open(path, "w", queue=queue) as f:
+        f.write_at(data, 0).result()
+        for _ in range(3):
+            fcntl.ioctl(folder, freeze, 0)  # from now on every write waits in the kernel, and a worker with it
+            try:
+                begun = [f.write_at(data, 0) for _ in range(workers)]
+                waiting = [f.write_at(data, 0) for _ in range(44)]
+                dropped = [waiting.pop(at) for at in (0, 20, -1, *[2] * 37)]  # the first, the last, and in between
+                print(all(operation.cancel() for operation in dropped), end=" ")
+                print(all(operation.cancelled() for operation in dropped))
+                begun += [*waiting, f.write_at(data, 0)]
+            finally:
+                fcntl.ioctl(folder, thaw, 0)
+            try:
+                assert [operation.result(FOREVER) for operation in begun] == [PAGE] * (workers + 5)
+                for _ in range(3 * workers):
+                    assert f.write_at(data, 0).result(FOREVER) == PAGE
+            except gio.TimeoutError:
+                os._exit(1)  # closing would wait for it as well
+"""
+
+
+@not_on_windows("it has no such backend")
+def test_threads_go_on_after_what_waited_for_one_was_cancelled(ext4_dir: Path) -> None:
+    """More requests than there are threads for: none of them has been taken up, so all of them end at once."""
+    assert run_python(CANCEL_WAITING, ext4_dir / "file").splitlines() == ["True True"] * 3
 
 
 def test_a_cancelled_operation_lets_go_of_its_array(f: gio.File) -> None:
