@@ -312,6 +312,31 @@ def test_who_waits_within_a_batch_is_not_kept_waiting(disk_dir: Path, backend: s
         assert operation.result(FOREVER) == PAGE
 
 
+def test_the_end_of_a_batch_hands_over_at_once(disk_dir: Path) -> None:
+    """Not the queue's own thread at its next look, nor whoever waits. Within it at most eight wait for each other."""
+    with gio.CompletionQueue(64, backend=BEST_BACKEND) as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
+
+        def handed_over() -> int:
+            return queue.stats()["submits" if queue.backend == "uring" else "writes"]  # of a port each is its own
+
+        def submit(count: int) -> list[gio.Operation]:
+            return [f.write_at(PAGE_DATA, i * PAGE) for i in range(1, count + 1)]
+
+        with fault(queue, "HOLD", count=1):  # with an operation in flight that thread sleeps between its looks
+            f.write_at(PAGE_DATA, 0)
+            for count in [*range(1, 8), 20] * 5:
+                before = handed_over()
+                with queue.batch(), queue.batch():
+                    operations = submit(count)
+                    assert handed_over() - before >= count // 8
+                assert handed_over() - before >= -(-count // 8)
+                gio.wait(operations)
+                before = handed_over()
+                operations += submit(1)
+                assert handed_over() > before, "no batch, no delay"
+                assert [operation.result(FOREVER) for operation in operations] == [PAGE] * (count + 1)
+
+
 def test_a_batch_goes_on_by_itself(disk_dir: Path, backend: str) -> None:
     (disk_dir / "file").write_bytes(words(0, 3 * PAGE))
     memory = target(3 * PAGE)
