@@ -64,16 +64,26 @@ static int is_kept(const gio_queue *queue, uint64_t address)
     return i < queue->kept_count;
 }
 
-static int32_t add_kept(gio_queue *queue, gio_segment memory, uint64_t most)
+/* In all queues; a closed one has nothing any more, though it may be there for long. `listed` is locked, no queue is. */
+static uint64_t count_kept_bytes(void)
 {
     uint64_t kept_bytes = 0;
-    for (gio_queue *at = listed.first; at; at = at->next_listed)
-        kept_bytes += at->kept_bytes;
+    for (gio_queue *at = listed.first; at; at = at->next_listed) {
+        gio_mutex_lock(&at->mutex);
+        kept_bytes += at->closed ? 0 : at->kept_bytes;
+        gio_mutex_unlock(&at->mutex);
+    }
+    return kept_bytes;
+}
+
+/* `room`: bytes that may be kept besides those that are. */
+static int32_t add_kept(gio_queue *queue, gio_segment memory, uint64_t room)
+{
     if (queue->closing)
         return GIO_E_CLOSED;
     if (queue->backend->add_memory == NULL)
         return GIO_E_UNREGISTRABLE;
-    if (queue->kept_count == GIO_KEPT_MAX || kept_bytes + memory.length > most)
+    if (queue->kept_count == GIO_KEPT_MAX || memory.length > room)
         return GIO_E_TABLE_FULL;
     if (queue->kept_refused && memory.length >= queue->kept_refused) /* to be refused takes as long as to be granted */
         return GIO_E_TABLE_FULL;
@@ -99,9 +109,10 @@ int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_
     if (kept)
         return 0;
     gio_mutex_lock(&listed.mutex);
+    uint64_t kept_bytes = count_kept_bytes();
     gio_mutex_lock(&queue->mutex);
     if (!is_kept(queue, memory.address)) /* by another thread, meanwhile */
-        code = add_kept(queue, memory, most);
+        code = add_kept(queue, memory, most - gio_min(kept_bytes, most));
     gio_mutex_unlock(&queue->mutex);
     gio_mutex_unlock(&listed.mutex);
     return code;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -165,6 +166,33 @@ def test_the_table_is_large_and_ends(uring: gio.CompletionQueue) -> None:
     assert len(kept) >= 200
     kept.pop().close()
     uring.register(memory[0]).close()
+
+
+@needs_uring
+def test_what_fits_only_in_part_is_not_registered(
+    pinned: Callable[[], int], uring: gio.CompletionQueue, disk_dir: Path
+) -> None:
+    """More than 1 GiB takes two places in the table. There is one, and it is free again afterwards."""
+    rows = gio.zeros((254, PAGE), "u1")
+    large = gio.empty(GIB + 2 * MIB, "u1", prefault=False)
+    kept = [uring.register(array) for array in (*rows, large[GIB:])]  # what would be the second part is one of its own
+    before = pinned()
+    with pytest.raises(OSError, match="no more memory can be registered") as told:
+        uring.register(large)
+    assert told.value.errno == errno.ENOBUFS
+    assert comes_down(pinned, before)
+    with gio.open(disk_dir / "file", "w", queue=uring) as f:
+        f.write_at(large[:PAGE], 0).result(FOREVER)
+        assert registered(uring) == 0, "nothing of it is used"
+        f.write_at(large[GIB:], 0).result(FOREVER)
+        assert registered(uring) == 1, "that one stays"
+        with uring.register(large[:PAGE]):
+            f.write_at(large[:PAGE], 0).result(FOREVER)
+            assert registered(uring) == 2
+            with pytest.raises(OSError, match="no more memory can be registered"):
+                uring.register(rows)
+    kept.clear()
+    assert comes_down(pinned, 0)
 
 
 @needs_uring
@@ -381,6 +409,68 @@ def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.Co
             f.write_at(memory, number * MIB).result(FOREVER)
         assert pinned() == 50 * MIB, "there is room again"
         assert_same_bytes((disk_dir / "file").read_bytes()[: 50 * MIB], np.repeat(np.arange(100, 150, dtype="u1"), MIB))
+
+
+@needs_uring
+def test_the_limit_of_kept_memory_is_one_for_all_queues(
+    pinned: Callable[[], int], disk_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds for what all of them keep together, and what goes makes room in any of them."""
+    monkeypatch.setattr("gatherio.queue._KEPT_BYTES_MAX", 5 * MIB)
+
+    def is_kept(file: gio.File, memory: np.ndarray) -> bool:
+        for _ in range(2):
+            file.write_at(memory, 0).result(FOREVER)
+        before = registered(file._queue)
+        file.write_at(memory, 0).result(FOREVER)
+        return registered(file._queue) > before
+
+    with contextlib.ExitStack() as stack:
+        queues = [stack.enter_context(gio.CompletionQueue(8, backend="uring")) for _ in range(2)]
+        f, g = (
+            stack.enter_context(gio.open(disk_dir / str(i), "w", queue=queue, tuning={"registered": True}))
+            for i, queue in enumerate(queues)
+        )
+        first, second, third = (gio.zeros(mib * MIB, "u1") for mib in (3, 2, 1))
+        assert is_kept(f, first)
+        assert is_kept(g, second), "up to the limit, that included"
+        assert not is_kept(f, third) and not is_kept(g, third)
+        assert not is_kept(g, first), "the same in another queue counts again"
+        assert pinned() == 5 * MIB
+        del second
+        gc.collect()
+        assert is_kept(f, third) and is_kept(g, third), "there is room again"
+        assert pinned() == 5 * MIB
+        fourth = gio.zeros(MIB, "u1")
+        assert not is_kept(f, fourth) and not is_kept(g, fourth)
+        del third  # from both
+        gc.collect()
+        assert is_kept(g, fourth) and is_kept(f, fourth)
+        assert pinned() == 5 * MIB
+        del first, fourth
+        gc.collect()
+        assert comes_down(pinned, 0)
+        fifth = gio.zeros(5 * MIB, "u1")
+        assert is_kept(g, fifth)
+        assert pinned() == 5 * MIB
+
+
+@needs_uring
+def test_what_a_queue_keeps_counts_until_it_is_closed(
+    pinned: Callable[[], int], disk_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatherio.queue._KEPT_BYTES_MAX", 2 * MIB)
+    memory = gio.zeros(2 * MIB, "u1")
+    closed = []
+    for number in range(3):
+        with gio.CompletionQueue(8, backend="uring") as queue:
+            with gio.open(disk_dir / "file", "w", queue=queue, tuning={"registered": True}) as f:
+                for _ in range(3):
+                    f.write_at(memory, 0).result(FOREVER)
+            assert registered(queue) == 2, number
+            assert pinned() == 2 * MIB
+        assert comes_down(pinned, 0)
+        closed.append(queue)  # it is there yet, and has nothing any more
 
 
 @needs_uring
