@@ -16,6 +16,8 @@ int platform_is_readable(int64_t handle, int timeout_ms); /* does it poll as rea
 int platform_interrupt_me_after(int ms);
 /* A code by which the system says that too much memory is locked for what is in flight. 0: it never does. */
 int32_t platform_shortage_code(void);
+/* Puts a completion that nobody asked for into the ring behind a poll handle. 0: done, -1: there is no such thing here. */
+int platform_post_completion(int64_t poll_handle, uint64_t user_data, int32_t result);
 /* Runs `body` in a forked child and returns its result; -1: it did not come back within seconds, -2: no fork here. */
 int platform_in_forked_child(int (*body)(void *), void *argument);
 

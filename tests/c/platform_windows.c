@@ -43,6 +43,14 @@ int platform_interrupt_me_after(int ms)
 
 int32_t platform_shortage_code(void) { return ERROR_WORKING_SET_QUOTA; }
 
+int platform_post_completion(int64_t poll_handle, uint64_t user_data, int32_t result)
+{
+    (void)poll_handle;
+    (void)user_data;
+    (void)result;
+    return -1;
+}
+
 int platform_in_forked_child(int (*body)(void *), void *argument)
 {
     (void)body;

@@ -938,6 +938,66 @@ static void test_several_failures(void)
     bench_close(&bench);
 }
 
+/* The request that carries an operation at this moment, or NULL. */
+static gio_request *request_of(gio_queue *queue, uint64_t ticket)
+{
+    gio_request *found = NULL;
+    gio_mutex_lock(&queue->mutex);
+    for (uint32_t i = 0; i < queue->depth; i++)
+        if (queue->requests[i].operation && queue->requests[i].operation->ticket == ticket)
+            found = &queue->requests[i];
+    gio_mutex_unlock(&queue->mutex);
+    return found;
+}
+
+/* A completion of an earlier start of a request is nobody's: not the one's that uses it now, and not if it is free. */
+static void test_stale_completions(void)
+{
+    enum { ROUNDS = 20, INDEX_BITS = 20 /* of the tag, in backend_uring.c */, FAILURE = 5 };
+    bench bench = bench_open(4, 64 * KIB, GIO_DIRECT_AUTO, 0);
+    pages memory = pages_new(4096);
+    gio_outcome outcome;
+    uint32_t count;
+    int64_t ring = gio_queue_poll_handle(bench.queue);
+
+    if (platform_post_completion(ring, UINT64_MAX, 0) != 0) {
+        printf("    no such completions here\n");
+        pages_free(memory);
+        bench_close(&bench);
+        return;
+    }
+    data_fill(memory.at, 4096, 1, 0);
+    /* With one in flight the queue's own thread sleeps between its looks. */
+    uint64_t held = hold_one(&bench, memory.at, 4096, 1);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, held, SHORT_NS, &outcome), GIO_E_TIMEOUT);
+    for (int round = 0; round < ROUNDS; round++) {
+        gio_batch batch = {NULL};
+        CHECK_EQUAL(gio_queue_batch(bench.queue, &batch), 0); /* the kernel does not have it yet */
+        uint64_t ticket = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 2));
+        gio_request *request = request_of(bench.queue, ticket);
+        if (request) {
+            uint64_t index = (uint64_t)(request - bench.queue->requests), sequence = request->sequence;
+            for (uint64_t back = 1; back < 3; back++)
+                CHECK_EQUAL(platform_post_completion(ring, (sequence - back) << INDEX_BITS | index, -FAILURE), 0);
+            CHECK_EQUAL(platform_post_completion(ring, (sequence + 1) << INDEX_BITS | index, -FAILURE), 0);
+            CHECK_EQUAL(platform_post_completion(ring, index, -FAILURE), 0);
+        }
+        gio_batch_end(&batch);
+        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, &outcome, 1, &count), 0);
+        CHECK_MOVES(bench.queue, (int64_t)ticket, 4096);
+        if (request) /* it is free now: what would be its own comes twice */
+            CHECK_EQUAL(platform_post_completion(
+                            ring, request->sequence << INDEX_BITS | (uint64_t)(request - bench.queue->requests), 4096),
+                        0);
+        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, &outcome, 1, &count), 0);
+    }
+    CHECK_FILE(bench.path, 1, 0, 4096);
+    release_held(bench.queue);
+    CHECK_MOVES(bench.queue, (int64_t)held, 4096);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
 /* ---- listeners ------------------------------------------------------------------------------------------- */
 
 static void test_listeners(void)
@@ -1387,6 +1447,7 @@ static const struct {
     {"shortage", test_shortage},
     {"handed_over", test_handed_over},
     {"several_failures", test_several_failures},
+    {"stale_completions", test_stale_completions},
     {"listeners", test_listeners},
     {"attended", test_attended},
     {"goes_on_by_itself", test_goes_on_by_itself},
