@@ -523,6 +523,89 @@ def test_operations_that_nobody_waits_for_do_not_pile_up(fast_dir: Path) -> None
     assert growth < 4 * MIB
 
 
+COME_AND_GO = """
+    import gc, operator, sys, gatherio as gio
+    from oracle import PAGE
+    from this_process import comes_down, handle_count, resident, thread_count, virtual
+    path, backend, what, count = *sys.argv[1:4], int(sys.argv[4])
+    array, apart = gio.zeros(PAGE, "u1"), gio.zeros((4, PAGE), "u1")[::2]
+    queue = gio.CompletionQueue(backend=backend)
+    other = gio.CompletionQueue(backend=backend)
+    longlived, beside = gio.open(path, "r+", queue=queue), gio.open(path, "r+", queue=other)
+
+    def files():
+        with gio.open(path, "r+", queue=queue) as f, f.lock(0, 10), f.lock(20, 10):
+            f.write_at(array, 0).result()
+
+    def batches():
+        with queue.batch():
+            longlived.write_at(array, 0).result()
+
+    def queues():
+        with gio.CompletionQueue(64, backend=backend) as q:
+            registration = q.register(array) if backend == "uring" else None
+            with gio.open(path, "r+", queue=q) as f, q.batch():
+                f.write_gather([apart[0], apart[1]], 0).result()
+        if registration:
+            registration.close()
+
+    def dropped():
+        q = gio.CompletionQueue(64, backend=backend)
+        f = gio.open(path, "r+", queue=q)
+        f.write_gather([apart[0], apart[1]], 0, copy=True).result()
+        f.close()  # the queue goes with its last reference
+
+    def registrations():
+        queue.register(array).close()
+        queue.register(array[:100])  # goes with its last reference
+        with queue.register(apart.base):
+            longlived.write_at(apart[1], 0).result()
+
+    def events():
+        operations = [longlived.write_at(array, 0), beside.write_at(array, 0)]
+        gio.wait(operations, return_when=gio.FIRST_COMPLETED)
+        for operation in operations:
+            operation.result()  # what nobody asks about waits for get()
+
+    def some(n):
+        for _ in range(n):
+            globals()[what]()
+        gc.collect()
+
+    some(count // 4)
+    before, threads = (handle_count(), virtual(), resident()), thread_count()
+    some(count)
+    after = handle_count(), virtual(), resident()
+    assert comes_down(thread_count, threads + 4), thread_count()  # the kernel keeps a worker or two for each ring
+    print(*map(operator.sub, after, before))
+    longlived.close()
+    beside.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [
+        ("files", 8000),
+        ("batches", 60_000),
+        ("queues", 400),
+        ("dropped", 400),
+        ("registrations", 8000),
+        ("events", 3000),
+    ],
+)
+def test_what_comes_and_goes_leaves_no_growth(quick_dir: Path, backend: str, what: str, count: int) -> None:
+    """Descriptors, threads, address space and memory are what they were."""
+    if what == "registrations" and backend != "uring":
+        what, count = "files", 100  # no other backend has any
+    (quick_dir / "file").write_bytes(bytes(PAGE))
+    count = count // 20 if ON_WINDOWS else count
+    printed = run_python(COME_AND_GO, quick_dir / "file", backend, what, count)
+    handles, address_space, memory = map(int, printed.split())
+    assert handles <= (5 if ON_WINDOWS else 0)  # its own handles come and go
+    assert address_space < 4 * MIB and memory < MIB
+
+
 def test_get_waits_for_what_is_in_flight_while_the_queue_closes(disk_dir: Path, backend: str) -> None:
     queue = gio.CompletionQueue(backend=backend)
     got: list[gio.Operation] = []
