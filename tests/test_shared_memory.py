@@ -97,6 +97,35 @@ def test_a_name_can_be_used_again(name: str) -> None:
             m.array(size, "u1")[...] = 0xEE
 
 
+@pytest.mark.parametrize("whose", ["ours", "another process's", "both"])
+def test_a_second_name_leaves_the_first_one_usable(name: str, whose: str) -> None:
+    """Whoever makes a name clears away what the dead have left: of the living it takes nothing."""
+    with Peer() as other:
+        if whose != "another process's":
+            mine = gio.Mapping(None, size=1000, name=name)
+        if whose != "ours":
+            other.do(f"m = gio.Mapping(None, size=1000, name={name!r})")
+        with gio.Mapping.open(name) as opened:
+            opened.array(5, "u1", 7)[...] = [1, 2, 3, 4, 5]
+        with gio.Mapping(None, size=1000, name=f"{name}-b") as second:
+            second.array(1000, "u1")[...] = 9
+            other.do(f"third = gio.Mapping(None, size=1000, name={name!r} + '-c')")
+            with gio.Mapping.open(name) as opened:
+                assert not opened.created and opened.read(7, 5) == b"\1\2\3\4\5"
+                opened.array(1, "u1", 500)[0] = 6
+                assert other.do(f"gio.Mapping.open({name!r}).read(500, 1)") == b"\6"
+            assert second.read(500, 1) == b"\t" and other.do("third.read(500, 1)") == b"\0"
+            with gio.Mapping(None, size=1000, name=name) as again:
+                assert not again.created and again.read(500, 1) == b"\6"
+        if whose != "another process's":
+            assert mine.read(500, 1) == b"\6"
+            mine.close()
+        if whose != "ours":
+            assert other.do("m.read(500, 1)") == b"\6"
+            other.do("m.close()")
+        other.do("third.close()")
+
+
 def test_a_copy_on_write_of_shared_memory(name: str) -> None:
     with gio.Mapping(None, size=100_000, name=name) as m, gio.Mapping.open(name, "c") as copy:
         m.write(b"shared", 50_000)
