@@ -227,6 +227,40 @@ def test_no_more_requests_than_the_queue_is_deep(disk_dir: Path, backend: str, d
         assert queue.stats()["writes"] == 25
 
 
+@pytest.mark.parametrize(
+    ("request_size", "least", "most"),
+    [(MIB, 8, 64), (32 * MIB, 2, 2)],  # enough for any disk and no more; two at least, however large they are
+)
+def test_bytes_in_flight_are_limited(quick_dir: Path, backend: str, request_size: int, least: int, most: int) -> None:
+    """What is in flight pins memory: not all of a large array at once."""
+    array = gio.empty(4 * 32 * MIB, "u1", prefault=False)
+    with gio.CompletionQueue(128, backend=backend, request_size=request_size) as queue:
+        with gio.open(quick_dir / "file", "w+", queue=queue) as f, fault(queue, "HOLD"):
+            f.truncate(array.nbytes)
+            operation = f.read_at(array, 0)
+            gio.wait([operation], 0.05)
+            assert least <= queue.stats()["reads"] <= most
+            operation.cancel()
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "sync"], indirect=True)
+def test_the_queues_thread_sleeps_again_once_no_listener_needs_it(disk_dir: Path, backend: str) -> None:
+    """It takes part while somebody listens to several queues, and not afterwards."""
+    with gio.CompletionQueue(8, backend=backend) as queue, gio.CompletionQueue(8, backend=backend) as other:
+        with gio.open(disk_dir / "a", "w", queue=queue) as f, gio.open(disk_dir / "b", "w", queue=other) as g:
+            for _ in range(5):
+                with fault(queue, "HOLD"), fault(other, "HOLD"):
+                    operations = [f.write_at(PAGE_DATA, 0), g.write_at(PAGE_DATA, 0)]
+                    assert not gio.wait(operations, 0.02, gio.FIRST_COMPLETED).done
+                gio.wait(operations)
+            before = queue.stats()
+            for i in range(1, 21):
+                f.write_at(PAGE_DATA, 0)
+                while queue.stats()["finished"] < before["finished"] + i:  # only looks
+                    time.sleep(0.001)
+            assert queue.stats()["pumped"] == before["pumped"]
+
+
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "sync"], indirect=True)
 def test_a_small_read_does_not_queue_behind_a_large_write(disk_dir: Path, backend: str) -> None:
     """The large one is stopped for good at one of its first requests; the read comes through."""

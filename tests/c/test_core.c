@@ -1108,6 +1108,67 @@ static void test_goes_on_by_itself(void)
     bench_close(&bench);
 }
 
+static void *wait_for_helper(void *argument)
+{
+    helper *helper = argument;
+    gio_outcome outcome;
+    CHECK_EQUAL(gio_operation_wait(helper->queue, helper->ticket, LONG_NS, &outcome), 0);
+    return NULL;
+}
+
+static int somebody_follows(gio_queue *queue)
+{
+    gio_mutex_lock(&queue->mutex);
+    int follows = queue->followers != 0;
+    gio_mutex_unlock(&queue->mutex);
+    return follows;
+}
+
+/* In a batch nothing is held back while somebody listens, or waits already: nobody would look for it. */
+static void test_batches(void)
+{
+    enum { ROUNDS = 30 };
+    bench bench = bench_default();
+    pages memory = pages_new(4096);
+    gio_event *event;
+    gio_thread thread;
+    gio_outcome outcome;
+    int counts = strcmp(backend, "uring") == 0; /* elsewhere there is nothing to be handed over */
+
+    data_fill(memory.at, 4096, 1, 0);
+    uint64_t held = hold_one(&bench, memory.at, 4096, 0); /* with one in flight the pump sleeps between its looks */
+    CHECK_EQUAL(gio_operation_wait(bench.queue, held, SHORT_NS, &outcome), GIO_E_TIMEOUT);
+    helper helper = {.queue = bench.queue, .ticket = held};
+    CHECK_EQUAL(gio_event_create(&event), 0);
+    for (int waits = 0; waits < 2; waits++) {
+        if (waits)
+            CHECK_EQUAL(gio_thread_start(&thread, wait_for_helper, &helper), 0);
+        else
+            CHECK_EQUAL(gio_queue_listen(bench.queue, event, 1), 0);
+        for (int round = 0; round < ROUNDS; round++) {
+            gio_batch batch = {NULL};
+            while (waits && !somebody_follows(bench.queue))
+                platform_pause_ms(1);
+            CHECK_EQUAL(gio_queue_batch(bench.queue, &batch), 0);
+            uint64_t before = stats_of(bench.queue).submits;
+            int64_t ticket = gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1);
+            if (counts)
+                CHECK(stats_of(bench.queue).submits > before);
+            CHECK_MOVES(bench.queue, ticket, 4096);
+            gio_batch_end(&batch);
+        }
+        if (!waits)
+            CHECK_EQUAL(gio_queue_unlisten(bench.queue, event), 0);
+    }
+    release_held(bench.queue);
+    gio_thread_join(&thread);
+    CHECK_MOVES(bench.queue, (int64_t)held, 4096);
+    CHECK_FILE(bench.path, 1, 0, 4096);
+    gio_event_free(event);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
 /* ---- closing --------------------------------------------------------------------------------------------- */
 
 static void test_close_in_flight(void)
@@ -1451,6 +1512,7 @@ static const struct {
     {"listeners", test_listeners},
     {"attended", test_attended},
     {"goes_on_by_itself", test_goes_on_by_itself},
+    {"batches", test_batches},
     {"close_in_flight", test_close_in_flight},
     {"close_wakes_waiters", test_close_wakes_waiters},
     {"interrupted", test_interrupted},
