@@ -22,6 +22,7 @@ from oracle import (
     PAGE,
     assert_same_bytes,
     fault,
+    not_on_windows,
     placed,
     run_python,
     target,
@@ -225,6 +226,15 @@ def test_no_more_requests_than_the_queue_is_deep(disk_dir: Path, backend: str, d
             let_go()
             assert operation.result(FOREVER) == 20 * PAGE
         assert queue.stats()["writes"] == 25
+
+
+@not_on_windows("it has no such backend")
+@pytest.mark.parametrize(("depth", "most"), [(1, 1), (2, 2), (100, 16)])
+def test_no_more_threads_than_requests_and_no_more_than_a_disk_needs(disk_dir: Path, depth: int, most: int) -> None:
+    before = thread_count()
+    with gio.CompletionQueue(depth, backend="threads") as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
+        gio.wait([f.write_at(PAGE_DATA, i * PAGE) for i in range(1000)])
+        assert before < thread_count() <= before + most
 
 
 @pytest.mark.parametrize(

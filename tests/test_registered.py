@@ -169,6 +169,43 @@ def test_the_table_is_large_and_ends(uring: gio.CompletionQueue) -> None:
 
 
 @needs_uring
+def test_a_registration_ends_with_its_last_byte(uring: gio.CompletionQueue, disk_dir: Path) -> None:
+    """Memory that begins before it, or ends behind it, by a byte goes as if there were none."""
+    memory = placed(words(0, 3 * PAGE))
+    with gio.open(disk_dir / "file", "w", queue=uring, direct=False) as f, uring.register(memory[PAGE : PAGE + 100]):
+        for first, last, counts in (
+            (PAGE, PAGE + 100, 1),
+            (PAGE + 99, PAGE + 100, 1),
+            (PAGE, PAGE + 1, 1),
+            (PAGE, PAGE + 101, 0),
+            (PAGE + 99, PAGE + 101, 0),
+            (PAGE - 1, PAGE + 100, 0),
+            (PAGE + 100, PAGE + 101, 0),
+        ):
+            before = registered(uring)
+            assert f.write_at(memory[first:last], first).result(FOREVER) == last - first
+            assert registered(uring) - before == counts, (first, last)
+
+
+@needs_uring
+def test_a_registration_may_end_before_its_transfers_are_handed_over(
+    uring: gio.CompletionQueue, disk_dir: Path
+) -> None:
+    """They are in the queue and not with the kernel yet, which would find nothing in its place."""
+    memory = placed(words(0, 4 * PAGE))
+    with gio.open(disk_dir / "file", "w", queue=uring) as f, fault(uring, "HOLD", count=1):
+        f.write_at(memory, 8 * PAGE)  # with one in flight the queue's own thread sleeps between its looks
+        for _ in range(20):
+            with uring.batch():
+                with uring.register(memory):
+                    operations = [f.write_at(memory[i * PAGE : (i + 1) * PAGE], i * PAGE) for i in range(4)]
+                memory_again = uring.register(gio.zeros(PAGE, "u1"))  # takes its place
+            assert [operation.result(FOREVER) for operation in operations] == [PAGE] * 4
+            memory_again.close()
+    assert_same_bytes((disk_dir / "file").read_bytes()[: 4 * PAGE], memory)
+
+
+@needs_uring
 def test_what_fits_only_in_part_is_not_registered(
     pinned: Callable[[], int], uring: gio.CompletionQueue, disk_dir: Path
 ) -> None:
