@@ -401,13 +401,13 @@ static void settle_write_back(gio_queue *queue, gio_request *leader, int32_t cod
         if (at->leader != leader)
             continue;
         at->leader = NULL;
-        if (dropped && !at->operation->cancelling)
+        if (dropped && at != leader)
             at->verb = GIO_CACHED; /* it was another one that was cancelled */
         else if (code == 0)
             end_request(queue, at, 0);
         else if (!write_again(queue, at)) {
             at->reached = 0; /* its bytes are in the page cache and may never reach the disk */
-            end_request(queue, at, dropped ? GIO_E_CANCELLED : code);
+            end_request(queue, at, dropped && at->operation->cancelling ? GIO_E_CANCELLED : code);
         }
     }
     write_back(queue, file);
