@@ -42,8 +42,6 @@ ON_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_
 BACKENDS = ["iocp", "sync"] if ON_WINDOWS else ["uring", "threads", "sync"]
 BEST_BACKEND = BACKENDS[0]
 
-LACKING = ("not on Windows: ", "not under Wine: ")  # how the reason of a skip begins that is none of our making
-
 
 def not_on_windows(reason: str) -> pytest.MarkDecorator:
     """A mark for tests of what Windows does not have."""

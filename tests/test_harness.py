@@ -1,4 +1,4 @@
-"""The tests fail when they did not run: an interpreter that dies in the middle."""
+"""The tests fail when they did not run: an interpreter that dies in the middle, a test that was left out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from oracle import not_on_windows, require, run_python
+from ci_rules import STRANGERS
+from oracle import ON_WINDOWS, not_on_windows, require, run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
@@ -22,7 +23,7 @@ def write(folder: Path, **files: str) -> None:
 
 def run(command: list[str | Path], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a folder, without what this run of pytest has put into the environment."""
-    left_out = ("GATHERIO_CI", "PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+    left_out = ("GATHERIO_CI", *STRANGERS)
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     return subprocess.run(
         list(map(str, command)),
@@ -134,3 +135,108 @@ def test_the_status_of_pytest_under_wine(body: str, status: int, disk_dir: Path)
     done = under_wine(disk_dir)
     assert done.returncode == status, done.stdout
     assert DIED not in done.stdout and f"1 {'failed' if status else 'passed'}" in done.stdout
+
+
+# --- a test that is left out ---
+
+CONFTEST = f"""
+import os, sys
+from pathlib import Path
+
+sys.path.append({str(TESTS)!r})
+from ci_rules import Rules
+
+def pytest_configure(config):
+    if os.environ.get("GATHERIO_CI") == "1":
+        config.pluginmanager.register(Rules(Path(__file__).parent))
+"""
+TWO = "def test_one(): pass\ndef test_two(): pass\n"
+NOT_RUN = "1 tests were collected and did not run"
+DESELECT = """
+def pytest_collection_modifyitems(config, items):
+    config.hook.pytest_deselected(items=[items.pop()])
+"""
+FORGET = """
+def pytest_collection_modifyitems(items): items.pop()
+"""
+HIDE = "collect_ignore = ['test_b.py']\n"
+
+LEFT_OUT: dict[str, tuple[dict[str, str], list[str], dict[str, str], str]] = {
+    # files beside the two of two tests each, arguments, environment: what is told
+    "deselected by an argument": ({}, ["-k", "one or test_b"], {}, NOT_RUN),
+    "deselected by name": ({}, ["--deselect", "tests/test_a.py::test_one"], {}, NOT_RUN),
+    "deselected by a plugin": ({"conftest": CONFTEST + DESELECT}, [], {}, NOT_RUN),
+    "dropped by a plugin": ({"conftest": CONFTEST + FORGET}, [], {}, NOT_RUN),
+    "by the environment": ({}, [], {"PYTEST_ADDOPTS": "-k one"}, "allows no PYTEST_ADDOPTS in the environment"),
+    "files by the environment": ({}, [], {"PYTEST_ADDOPTS": "tests/test_a.py"}, "allows no PYTEST_ADDOPTS"),
+    "a plugin by the environment": ({}, [], {"PYTEST_PLUGINS": "this"}, "allows no PYTEST_PLUGINS"),
+    "no assertions": ({}, [], {"PYTHONOPTIMIZE": "1"}, "allows no PYTHONOPTIMIZE"),
+    "a hidden file": ({"conftest": CONFTEST + HIDE}, [], {}, "test_b.py has run"),
+    "an ignored file": ({}, ["--ignore=tests/test_b.py"], {}, "test_b.py has run"),
+    "a file without tests": ({"test_b": "def text_one(): pass\n"}, [], {}, "test_b.py has run"),
+    "a file in a folder": ({"inner/test_c": "def tset_one(): pass\n"}, [], {}, "test_c.py has run"),
+    "only listed": ({}, ["--collect-only"], {}, "4 tests were collected and did not run"),
+    "an early end": ({"test_b": "import pytest\ndef test_one(): pytest.exit('', 0)\n"}, [], {}, NOT_RUN),
+    "skipped": ({"test_b": "import pytest\ndef test_one(): pytest.skip('no')\n"}, [], {}, "skipped, and GATHERIO_CI"),
+    "a skipped file": (
+        {"test_b": "import pytest\npytest.skip('no', allow_module_level=True)\n"},
+        [],
+        {},
+        "skipped, and GATHERIO_CI",
+    ),
+    "expected to fail": (
+        {"test_b": "import pytest\n@pytest.mark.xfail\ndef test_one(): assert False\n"},
+        [],
+        {},
+        "expected to fail, and GATHERIO_CI",
+    ),
+    "expected to fail, and passes": (
+        {"test_b": "import pytest\n@pytest.mark.xfail(strict=False)\ndef test_one(): pass\n"},
+        [],
+        {},
+        "expected to fail, and GATHERIO_CI",
+    ),
+    "expected to fail half-way": (
+        {"test_b": "import pytest\ndef test_one(): pytest.xfail('no')\n"},
+        [],
+        {},
+        "expected to fail, and GATHERIO_CI",
+    ),
+}
+
+
+def run_tests(folder: Path, files: dict[str, str], *arguments: str, **environment: str) -> tuple[int, str]:
+    (folder / "tests" / "inner").mkdir(parents=True)
+    (folder / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
+    write(folder / "tests", **{"conftest": CONFTEST, "test_a": TWO, "test_b": TWO, **files})
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    done = run(command, folder, **environment)
+    return done.returncode, done.stdout
+
+
+@not_on_windows("the rules are the same, and processes are slow to start")
+@pytest.mark.parametrize("how", LEFT_OUT)
+def test_a_run_that_leaves_tests_out_fails(how: str, tmp_path: Path) -> None:
+    files, arguments, environment, told = LEFT_OUT[how]
+    status, printed = run_tests(tmp_path, files, *arguments, GATHERIO_CI="1", **environment)
+    assert status != 0, printed
+    assert told in printed
+
+
+def test_windows_own_files_run_on_windows(tmp_path: Path) -> None:
+    hidden = {"conftest": CONFTEST + "collect_ignore = ['test_windows.py']\n", "test_windows": TWO}
+    status, printed = run_tests(tmp_path, hidden, GATHERIO_CI="1")
+    assert status == (1 if ON_WINDOWS else 0), printed
+    assert "4 passed" in printed
+
+
+@pytest.mark.parametrize(("ci", "status"), [("1", 1), ("0", 0)])
+def test_the_rules_hold_where_they_are_asked_for(ci: str, status: int, tmp_path: Path) -> None:
+    found, printed = run_tests(tmp_path, {}, "-k", "one", GATHERIO_CI=ci)
+    assert found == status, printed
+
+
+def test_a_file_alone_is_no_whole_run(tmp_path: Path) -> None:
+    status, printed = run_tests(tmp_path, {}, "tests/test_a.py", GATHERIO_CI="1")
+    assert status == 0, printed
+    assert "2 passed" in printed
