@@ -1,4 +1,4 @@
-"""Folders on file systems of every kind the library meets, and the rule that a skip is never a pass.
+"""Folders on file systems of every kind the library meets. With GATHERIO_CI=1 the rules of ci_rules.py hold.
 
 `disk_dir` is had everywhere, `tmpfs_dir` on Linux, and `quick_dir` is the latter where there is one. The others are
 loop devices, made on first use, and need root:
@@ -10,8 +10,7 @@ loop devices, made on first use, and need root:
 
 `fuse` mounts a file system whose server is told by the test how to fail (fuse.py); it needs root, too.
 
-Each fixture gives a new, empty folder, which is removed after the test. With GATHERIO_CI=1 in the environment
-every skip is a failure, but those that name what Windows or Wine lacks (`not_on_windows` in oracle.py).
+Each fixture gives a new, empty folder, which is removed after the test.
 
 The conformance suite runs each test for every backend, direct and buffered, in several file systems: a test
 that takes `open_file` (or `queue`, `direct`, `folder`) is run for each combination of what it takes.
@@ -25,23 +24,27 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ci_rules import WINDOWS_ONLY, Rules
 from fuse import Fuse
-from oracle import BACKENDS, LACKING, ON_WINDOWS, ON_WINE, skip_on_windows
+from oracle import BACKENDS, ON_WINDOWS, ON_WINE, skip_on_windows
 
 import gatherio as gio
 from gatherio import npy
 
-collect_ignore = [] if ON_WINDOWS else ["test_windows.py", "test_windows_mapping.py"]  # nothing of it can run
+collect_ignore = [] if ON_WINDOWS else WINDOWS_ONLY
 
-IN_CI = os.environ.get("GATHERIO_CI") == "1"
 TOOL_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps mkfs, also for plain users
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("GATHERIO_CI") == "1":
+        config.pluginmanager.register(Rules(Path(__file__).parent))
 
 
 # --- Wine ---
@@ -61,30 +64,6 @@ if ON_WINE:
             _begin(self, *arguments, **options)  # type: ignore[arg-type]
 
     subprocess.Popen.__init__ = _begin_again  # type: ignore[method-assign]
-
-
-# --- skips ---
-
-
-def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    lacking = any(text in report.longreprtext for text in LACKING) if sys.platform == "win32" else False
-    if IN_CI and report.skipped and not lacking and not hasattr(report, "wasxfail"):
-        report.outcome = "failed"
-        report.longrepr = f"skipped, and GATHERIO_CI=1 allows no skip: {report.longreprtext}"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    _refuse_skip(report)
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    _refuse_skip(report)
-    return report
 
 
 # --- settings ---

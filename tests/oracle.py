@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from this_process import thread_count as thread_count
+from whole_run import ENDED
 
 import gatherio as gio
 from gatherio._native import lib
@@ -40,8 +41,6 @@ ON_WINDOWS = sys.platform == "win32"
 ON_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 BACKENDS = ["iocp", "sync"] if ON_WINDOWS else ["uring", "threads", "sync"]
 BEST_BACKEND = BACKENDS[0]
-
-LACKING = ("not on Windows: ", "not under Wine: ")  # how the reason of a skip begins that is none of our making
 
 
 def not_on_windows(reason: str) -> pytest.MarkDecorator:
@@ -218,10 +217,17 @@ def run_python(
     warnings: str = "error",
     timeout: float = 120,
 ) -> str:
-    """Run a script in a fresh interpreter and return what it printed. Warnings are errors there, too."""
+    """Run a script in a fresh interpreter and return what it printed. Warnings are errors there, too.
+
+    A script that is to end by itself (`code` 0) has to come to its last line, and the interpreter to its end: 0 may be
+    the exit code of one that died.
+    """
+    script = textwrap.dedent(script)
+    if code == 0:
+        script, code = f"{script}\nimport sys; sys.exit({ENDED})\n", ENDED
     # As errors, warnings of a destructor are printed only: "Exception ignored".
     done = subprocess.run(
-        [*(under or []), sys.executable, "-W", warnings, "-X", "faulthandler", "-c", textwrap.dedent(script)]
+        [*(under or []), sys.executable, "-W", warnings, "-X", "faulthandler", "-c", script]
         + [str(argument) for argument in arguments],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,

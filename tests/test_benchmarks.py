@@ -51,5 +51,7 @@ def test_the_study_and_its_report(disk_dir: Path, tmp_path: Path) -> None:
 
 
 def test_the_results_have_their_shape() -> None:
-    for path in (BENCHMARKS / "results").glob("*.json"):
-        document.read(path)
+    found = list((BENCHMARKS / "results").rglob("*.json"))
+    assert BENCHMARKS / "results" / "study.json" in found
+    for path in found:
+        assert document.read(path)["rows"], path

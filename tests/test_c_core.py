@@ -31,7 +31,7 @@ SANITIZER_OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
-SKIPPED = 77  # how a program says that it cannot run here (tests/c/test_core.c)
+SKIPPED = 77  # how a program says that it cannot run here (tests/c/check.h)
 
 pytestmark = not_on_windows("its native tests are started from Linux")
 
@@ -103,7 +103,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
             sources = _sources("linux")
             flags = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", *SANITIZERS[sanitizer]]
             done = _run("gcc", *flags, "-Wall", "-Wextra", f"-I{CSRC}", f"-I{TESTS_C}", "-c", *sources, cwd=folder)
-            assert done.returncode == 0, done.stdout
+            assert done.returncode == 0 and done.stdout == "", done.stdout
             shared = [path for path in folder.glob("*.o") if path.stem not in PROGRAMS]
             for program in PROGRAMS:
                 done = _run("gcc", *flags, *shared, folder / f"{program}.o", "-o", folder / program)
@@ -116,11 +116,24 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
         shutil.rmtree(folder)
 
 
+def _check_passed(done: subprocess.CompletedProcess[str], cases: list[str]) -> None:
+    """All of the cases, up to the program's last line: an exit code of 0 alone may be that of a program that died."""
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}"
+    assert cases and re.findall(r"^passed: (\w+) ", done.stdout, re.MULTILINE) == cases, done.stdout
+    assert done.stdout.splitlines()[-1] == f"{len(cases)} cases passed", done.stdout
+
+
+def _names(listed: subprocess.CompletedProcess[str]) -> list[str]:
+    """The cases of a program that was asked for its list."""
+    assert listed.returncode == 0, listed.stdout
+    return listed.stdout.split()
+
+
 def _check(program: Path, folder: Path, backend: str) -> None:
     done = _run(program, folder, backend)
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, f"{program.name} {backend}: exit code {done.returncode}\n{done.stdout}"
+    _check_passed(done, _names(_run(program, "--list")))
     assert list(folder.iterdir()) == [], "the program cleans up after itself"
 
 
@@ -150,6 +163,35 @@ def test_a_check_that_fails_is_seen(program, tmpfs_dir: Path) -> None:
     assert "test_core.c:" in done.stdout
     assert _run(core, tmpfs_dir, "no such backend").returncode == SKIPPED
     assert _run(core, tmpfs_dir, "sync", "no such case").returncode == 2
+
+
+LEAVES = """
+#include "check.h"
+static void stays(void) {}
+static void leaves(void) { fflush(NULL); _Exit(0); }
+static const test_case cases[] = {{"before", stays}, {"leaves", leaves}, {"behind", stays}};
+int main(int argc, char **argv) { return run_cases(argc, argv, cases, 3); }
+"""
+
+
+def _check_that_leaving_is_seen(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout
+    assert re.findall(r"passed: (\w+)", done.stdout) == ["before"]
+    with pytest.raises(AssertionError):
+        _check_passed(done, ["before", "leaves", "behind"])
+
+
+def test_a_program_that_ends_early_is_seen(program, tmp_path: Path) -> None:
+    built = program("address,undefined", "test_core").parent
+    (tmp_path / "leaves.c").write_text(LEAVES, encoding="ascii")
+    core = [path for path in built.glob("*.o") if path.stem not in PROGRAMS]
+    flags = [*SANITIZERS["address,undefined"], "-pthread", f"-I{CSRC}", f"-I{TESTS_C}"]
+    done = _run("gcc", *flags, tmp_path / "leaves.c", *core, "-o", tmp_path / "leaves")
+    assert done.returncode == 0, done.stdout
+    assert _names(_run(tmp_path / "leaves", "--list")) == ["before", "leaves", "behind"]
+    _check_that_leaving_is_seen(_run(tmp_path / "leaves", tmp_path, "sync"))
+    with pytest.raises(AssertionError):  # and one that runs a part of what there is
+        _check_passed(_run(tmp_path / "leaves", tmp_path, "sync", "before"), ["before", "leaves", "behind"])
 
 
 # -- Windows ---------------------------------------------------------------------------------------------------
@@ -198,7 +240,7 @@ def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess
 def test_on_windows(windows_programs: Path, disk_dir: Path, program_name: str, backend: str) -> None:
     program = windows_programs / f"{program_name}.exe"
     done = _wine(windows_programs, "wine", program, f"Z:{disk_dir}", backend)
-    assert done.returncode == 0, f"{program.name} {backend}: exit code {done.returncode}\n{done.stdout}"
+    _check_passed(done, _names(_wine(windows_programs, "wine", program, "--list")))
     assert list(disk_dir.iterdir()) == [], "the program cleans up after itself"
 
 
@@ -206,6 +248,16 @@ def test_a_check_that_fails_on_windows_is_seen(windows_programs: Path, disk_dir:
     done = _wine(windows_programs, "wine", windows_programs / "test_core.exe", f"Z:{disk_dir}/missing", "iocp", "open")
     assert done.returncode == 1
     assert "test_core.c:" in done.stdout
+
+
+def test_a_program_that_ends_early_on_windows_is_seen(windows_programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "leaves.c").write_text(LEAVES, encoding="ascii")
+    flags = ["-std=c11", f"-I{CSRC}", f"-I{TESTS_C}", "-static"]
+    libraries = [f"-l{name}" for name in _build_ffi().libraries("win32")]
+    sources = [tmp_path / "leaves.c", *_sources("win32", ())]
+    done = _run(MINGW, *flags, "-o", tmp_path / "leaves.exe", *sources, *libraries)
+    assert done.returncode == 0, done.stdout
+    _check_that_leaving_is_seen(_wine(windows_programs, "wine", tmp_path / "leaves.exe", f"Z:{tmp_path}", "sync"))
 
 
 def test_the_calls_as_wine_sees_them(windows_programs: Path, disk_dir: Path) -> None:
@@ -218,7 +270,7 @@ def test_the_calls_as_wine_sees_them(windows_programs: Path, disk_dir: Path) -> 
     assert done.returncode == 0, done.stdout
     program = windows_programs / "test_core.exe"
     done = _wine(windows_programs, "wine", program, f"Z:{disk_dir}", "iocp", "scattered", debug="+relay")
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0 and "1 cases passed" in done.stdout, done.stdout
     # (handle, list, bytes, reserved, OVERLAPPED), in hexadecimal
     call = re.compile(r"Call KERNEL32\.(\w+)\(([0-9a-f]+),([0-9a-f]+),([0-9a-f]+),([0-9a-f]+),([0-9a-f]+)\)")
     found = [(name, *(int(number, 16) for number in numbers)) for name, *numbers in call.findall(done.stdout)]

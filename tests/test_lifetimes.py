@@ -481,9 +481,9 @@ def test_a_killed_process_leaves_whole_requests(disk_dir: Path) -> None:
         operations = [f.write_at(placed(words(i * MIB, MIB)), i * MIB) for i in range(32)]
         for operation in operations[:16]:
             operation.result()
-        os._exit(0)
+        os._exit(7)
     """
-    run_python(script, disk_dir / "file")
+    run_python(script, disk_dir / "file", code=7)
     with open(disk_dir / "file", "rb") as plain:
         assert_same_bytes(plain.read(16 * MIB), words(0, 16 * MIB))
 

@@ -135,8 +135,9 @@ def test_get_hands_out_failures(disk_dir: Path, queue: gio.CompletionQueue) -> N
         with fault(queue, "FAIL", value=errno.EIO):
             operation = f.write_at(PAGE_DATA, 0)
             assert queue.get(FOREVER) == [operation]
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as caught:
             operation.result()
+        assert caught.value.errno == errno.EIO
 
 
 def test_get_hands_out_what_was_asked_for_while_it_is_held(disk_dir: Path, queue: gio.CompletionQueue) -> None:
@@ -415,7 +416,7 @@ def test_close_right_behind_the_last_outcome(disk_dir: Path, backend: str) -> No
     for _ in range(200):
         with gio.CompletionQueue(1, backend=backend) as queue, gio.open(disk_dir / "file", "w", queue=queue) as f:
             for operation in [f.write_at(PAGE_DATA, i * PAGE) for i in range(4)]:
-                operation.result(FOREVER)
+                assert operation.result(FOREVER) == PAGE
 
 
 def test_a_closed_queue_refuses_everything(disk_dir: Path, backend: str) -> None:

@@ -414,13 +414,15 @@ def test_a_forked_child_takes_nothing_from_its_parent(name: str) -> None:
         for closes in (True, False):
             child = os.fork()
             if child == 0:
+                code = 1
                 try:
                     if closes:
                         m.close()
                         reader.close()
+                    code = 0
                 finally:
-                    os._exit(0)
-            os.waitpid(child, 0)
+                    os._exit(code)
+            assert os.waitpid(child, 0) == (child, 0)
             with gio.Mapping.open(name):
                 pass
 

@@ -540,8 +540,9 @@ def test_fileno_is_a_descriptor_of_the_same_file(disk_dir: Path) -> None:
         assert f.fileno() == number
         assert os.fstat(number).st_size == 3 * PAGE
         f.write_at(placed(words(0, PAGE)), 3 * PAGE).result(FOREVER)  # as before
-    with pytest.raises(OSError):
+    with pytest.raises(OSError) as caught:
         os.fstat(number)
+    assert caught.value.errno == errno.EBADF
     with pytest.raises(ValueError, match="closed"):
         f.fileno()
 

@@ -137,6 +137,14 @@ def test_scripts_run_files_that_exist() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
+def test_no_script_believes_an_exit_status_of_0() -> None:
+    ci_run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pytest_runs = [line for text in [*scripts(), ci_run] for line in text.splitlines() if "whole_run.py" in line]
+    assert len(pytest_runs) >= 3
+    assert not any(re.search(r"(-m |^|\s)pytest( |$)", line) for text in scripts() for line in text.splitlines())
+    assert "-m pytest" not in ci_run
+
+
 def test_scripts_install_extras_that_exist() -> None:
     named = {extra for script in scripts() for extra in re.findall(r"\.\[(\w+)\]", script)}
     assert named

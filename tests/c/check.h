@@ -215,4 +215,55 @@ static inline void check_idle(const gio_queue *queue)
     CHECK(queue->held == NULL && queue->returned == NULL);
 }
 
+/* ---- a program of cases ---------------------------------------------------------------------------------- */
+
+enum { EXIT_SKIPPED = 77 };
+
+static const char *folder, *backend;
+
+typedef struct {
+    const char *name;
+    void (*run)(void);
+} test_case;
+
+/* PROGRAM FOLDER BACKEND [CASE] runs them all, or one; PROGRAM --list tells their names. An exit code of 0 is not
+ * believed: a program may have ended early. So each case that has passed is named in a line of its own, and the last
+ * line counts them: tests/test_c_core.py compares. Ends with 1 at the first check that fails, and with 77 if the
+ * backend cannot be had here. */
+static inline int run_cases(int argc, char **argv, const test_case *cases, size_t count)
+{
+    gio_queue *queue;
+    size_t ran = 0;
+
+    if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+        for (size_t i = 0; i < count; i++)
+            printf("%s\n", cases[i].name);
+        return 0;
+    }
+    if (argc < 3 || argc > 4) {
+        fprintf(stderr, "usage: %s FOLDER BACKEND [CASE] | --list\n", argv[0]);
+        return 2;
+    }
+    folder = argv[1];
+    backend = argv[2];
+    int32_t code = gio_queue_open(backend, 4, 4096, &queue);
+    if (code) {
+        printf("no %s here: code %d\n", backend, (int)code);
+        return EXIT_SKIPPED;
+    }
+    gio_queue_free(queue);
+    for (size_t i = 0; i < count; i++) {
+        if (argc == 4 && strcmp(argv[3], cases[i].name) != 0)
+            continue;
+        int64_t begin_ns = gio_now_ns();
+        printf("begins: %s\n", cases[i].name);
+        fflush(stdout);
+        cases[i].run();
+        printf("passed: %s (%.3f s)\n", cases[i].name, (double)(gio_now_ns() - begin_ns) / 1e9);
+        ran++;
+    }
+    printf("%zu cases passed\n", ran);
+    return ran ? 0 : 2;
+}
+
 #endif

@@ -1,15 +1,11 @@
-/* test_core.c: the core by itself, one backend at a time: test_core FOLDER BACKEND [CASE].
+/* test_core.c: the core by itself, one backend at a time (check.h: run_cases).
  *
  * Every case opens a queue and a file of its own and closes them again. What is in the file is judged by the C library
- * (check.h: CHECK_FILE), never by the core. Ends with 0, with 1 at the first check that fails, and with 77 if the
- * backend cannot be had here.
+ * (check.h: CHECK_FILE), never by the core.
  */
 #include "check.h"
 
-enum { EXIT_SKIPPED = 77 };
 enum { KIB = 1024, MIB = 1024 * 1024 };
-
-static const char *folder, *backend;
 
 /* ---- a queue and a file to try things on ----------------------------------------------------------------- */
 
@@ -1481,10 +1477,7 @@ static void test_fork(void)
 
 /* ---- all of them ----------------------------------------------------------------------------------------- */
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
+static const test_case cases[] = {
     {"system", test_system},
     {"pages", test_pages},
     {"events", test_events},
@@ -1521,32 +1514,4 @@ static const struct {
     {"fork", test_fork},
 };
 
-int main(int argc, char **argv)
-{
-    gio_queue *queue;
-    int ran = 0;
-
-    if (argc < 3) {
-        fprintf(stderr, "usage: test_core FOLDER BACKEND [CASE]\n");
-        return 2;
-    }
-    folder = argv[1];
-    backend = argv[2];
-    int32_t code = gio_queue_open(backend, 4, 4096, &queue);
-    if (code) {
-        printf("no %s here: code %d\n", backend, (int)code);
-        return EXIT_SKIPPED;
-    }
-    gio_queue_free(queue);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        if (argc > 3 && strcmp(argv[3], cases[i].name) != 0)
-            continue;
-        int64_t begin_ns = gio_now_ns();
-        printf("%s\n", cases[i].name); /* the last line tells which case it was that failed */
-        fflush(stdout);
-        cases[i].run();
-        printf("    %.3f s\n", (double)(gio_now_ns() - begin_ns) / 1e9);
-        ran++;
-    }
-    return ran ? 0 : 2;
-}
+int main(int argc, char **argv) { return run_cases(argc, argv, cases, sizeof cases / sizeof cases[0]); }

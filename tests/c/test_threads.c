@@ -1,5 +1,5 @@
-/* test_threads.c: many threads on one queue and one file at once: test_threads FOLDER BACKEND. Made for
- * ThreadSanitizer, and useful without.
+/* test_threads.c: many threads on one queue and one file at once (check.h: run_cases). Made for ThreadSanitizer, and
+ * useful without.
  *
  * What the kernel writes (the rings of io_uring, the targets of reads) ThreadSanitizer does not see, so it neither
  * complains about that nor proves anything about it: no suppressions are needed. What it does see is that a buffer
@@ -7,10 +7,7 @@
  */
 #include "check.h"
 
-enum { EXIT_SKIPPED = 77 };
 enum { KIB = 1024, WRITERS = 4, REGION = 256 * KIB, LARGEST = 48 * KIB };
-
-static const char *folder, *backend;
 
 typedef struct {
     gio_queue *queue;
@@ -188,9 +185,13 @@ static void *close_queue(void *argument)
 
 /* ---- the scenes ------------------------------------------------------------------------------------------ */
 
-static void open_shared(shared *shared, const char *path, uint32_t depth, int32_t direct)
+static char path[512]; /* of the file */
+
+static void open_shared(shared *shared, uint32_t depth, int32_t direct)
 {
     gio_file_facts facts;
+    int written = snprintf(path, sizeof path, "%s/threads", folder);
+    CHECK(written > 0 && (size_t)written < sizeof path);
     memset(shared, 0, sizeof *shared);
     CHECK_EQUAL(gio_queue_open(backend, depth, 16 * KIB, &shared->queue), 0);
     CHECK_EQUAL(gio_file_open(shared->queue, platform_path(path), GIO_ACCESS_READ | GIO_ACCESS_WRITE,
@@ -207,10 +208,11 @@ static void close_shared(shared *shared)
     check_idle(shared->queue);
     gio_file_free(shared->file);
     gio_queue_free(shared->queue);
+    CHECK_EQUAL(remove(path), 0);
 }
 
 /* Everybody at once, for a number of rounds. */
-static void everybody(const char *path, uint32_t depth, int32_t direct, uint64_t rounds, int troubled)
+static void everybody(uint32_t depth, int32_t direct, uint64_t rounds, int troubled)
 {
     void *(*const bodies[])(void *) = {collect, collect, listen, look, cancel};
     enum { BODIES = 5 };
@@ -220,7 +222,7 @@ static void everybody(const char *path, uint32_t depth, int32_t direct, uint64_t
     int bodies_used = troubled ? BODIES : 3;
     int64_t begin_ns = gio_now_ns();
 
-    open_shared(&shared, path, depth, direct);
+    open_shared(&shared, depth, direct);
     for (int i = 0; i < bodies_used; i++)
         CHECK_EQUAL(gio_thread_start(&others[i], bodies[i], &shared), 0);
     for (uint64_t i = 0; i < WRITERS; i++) {
@@ -241,13 +243,13 @@ static void everybody(const char *path, uint32_t depth, int32_t direct, uint64_t
 }
 
 /* The queue is closed, by two at once, under everybody's hands. */
-static void closed_at_work(const char *path)
+static void closed_at_work(void)
 {
     shared shared;
     writer writers[WRITERS];
     gio_thread threads[WRITERS], collector, listener, closers[2];
 
-    open_shared(&shared, path, 4, GIO_DIRECT_AUTO);
+    open_shared(&shared, 4, GIO_DIRECT_AUTO);
     CHECK_EQUAL(gio_thread_start(&collector, collect, &shared), 0);
     CHECK_EQUAL(gio_thread_start(&listener, listen, &shared), 0);
     for (uint64_t i = 0; i < WRITERS; i++) {
@@ -276,7 +278,7 @@ static void *submit_and_end(void *argument)
     return NULL;
 }
 
-static void submitters_that_end(const char *path)
+static void submitters_that_end(void)
 {
     enum { ROUNDS = 32 };
     shared shared;
@@ -285,7 +287,7 @@ static void submitters_that_end(const char *path)
     gio_outcome outcomes[16];
     uint32_t count, seen = 0;
 
-    open_shared(&shared, path, 8, GIO_DIRECT_AUTO);
+    open_shared(&shared, 8, GIO_DIRECT_AUTO);
     for (uint64_t i = 0; i < WRITERS; i++) {
         writers[i] = (writer){&shared, i, ROUNDS};
         CHECK_EQUAL(gio_thread_start(&threads[i], submit_and_end, &writers[i]), 0);
@@ -302,32 +304,24 @@ static void submitters_that_end(const char *path)
     close_shared(&shared);
 }
 
-int main(int argc, char **argv)
+/* ---- all of them ----------------------------------------------------------------------------------------- */
+
+static void test_everybody(void) { everybody(32, GIO_DIRECT_AUTO, 60, 0); }
+static void test_troubled(void) { everybody(3, GIO_DIRECT_AUTO, 60, 1); }
+static void test_troubled_buffered(void) { everybody(3, GIO_DIRECT_NO, 60, 1); }
+
+static void test_closed_at_work(void)
 {
-    char path[512];
-    gio_queue *queue;
-
-    if (argc != 3) {
-        fprintf(stderr, "usage: test_threads FOLDER BACKEND\n");
-        return 2;
-    }
-    folder = argv[1];
-    backend = argv[2];
-    int written = snprintf(path, sizeof path, "%s/threads", folder);
-    CHECK(written > 0 && (size_t)written < sizeof path);
-    int32_t code = gio_queue_open(backend, 4, 4096, &queue);
-    if (code) {
-        printf("no %s here: code %d\n", backend, (int)code);
-        return EXIT_SKIPPED;
-    }
-    gio_queue_free(queue);
-
-    everybody(path, 32, GIO_DIRECT_AUTO, 60, 0);
-    everybody(path, 3, GIO_DIRECT_AUTO, 60, 1);
-    everybody(path, 3, GIO_DIRECT_NO, 60, 1);
-    submitters_that_end(path);
     for (int round = 0; round < 4; round++)
-        closed_at_work(path);
-    CHECK_EQUAL(remove(path), 0);
-    return 0;
+        closed_at_work();
 }
+
+static const test_case cases[] = {
+    {"everybody", test_everybody},
+    {"troubled", test_troubled},
+    {"troubled_buffered", test_troubled_buffered},
+    {"submitters_that_end", submitters_that_end},
+    {"closed_at_work", test_closed_at_work},
+};
+
+int main(int argc, char **argv) { return run_cases(argc, argv, cases, sizeof cases / sizeof cases[0]); }

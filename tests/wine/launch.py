@@ -1,6 +1,6 @@
 """Runs CPython for Windows under Wine, with gatherio installed as this tree has it.
 
-launch.py run ARGS...       python -m pytest ARGS..., with the tree's settings
+launch.py run ARGS...       python -m pytest ARGS..., with the tree's settings; fails if the interpreter dies
 launch.py python ARGS...    python ARGS...
 launch.py wheel FOLDER      copies the Windows wheel there
 """
@@ -25,6 +25,9 @@ from build_bed import BESIDE_PYTHON_EXE, DLLTOOL, GCC, HERE, Bed, build, stop_wi
 from cache import Lock, cache_folder, hash_of, in_use, kept, remove, remove_oldest
 
 ROOT = HERE.parent.parent
+sys.path.append(str(ROOT / "tests"))
+
+import whole_run  # noqa: E402
 
 BED_IS_MADE_FROM = [
     *("windows.lock", "tools.lock", "build_bed.py", "sitecustomize.py"),
@@ -59,8 +62,9 @@ def main() -> int:
         if command == "run":
             if not args:
                 os.chdir(ROOT)  # where pytest finds the tests by its settings
-            args = ["-m", "pytest", *pytest_settings(bed, args), *args]
-        return run_python(bed, environment / "Scripts" / "python.exe", args)
+            args = whole_run.command([*pytest_settings(bed, args), *args])
+        code = run_python(bed, environment / "Scripts" / "python.exe", args)
+        return whole_run.judged(code) if command == "run" else code
 
 
 def require_tools() -> None:
