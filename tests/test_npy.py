@@ -622,12 +622,11 @@ def test_a_replaced_file_keeps_its_mode(mode: int, disk_dir: Path, umask: Callab
     seen = []
 
     def look(done: int, total: int) -> None:
-        (temporary,) = set(names_in(disk_dir)) - {"a.npy"}
-        seen.append(stat.S_IMODE((disk_dir / temporary).stat().st_mode))
+        seen.extend(stat.S_IMODE(path.stat().st_mode) for path in disk_dir.iterdir())
 
     gio.save(path, [1, 2], progress=look)
     assert stat.S_IMODE(path.stat().st_mode) == mode
-    assert seen == [mode]  # it was never open to more people than the old one
+    assert set(seen) == {mode}  # it was never open to more people than the old one
 
 
 @contextlib.contextmanager
@@ -660,18 +659,21 @@ def test_a_write_protected_file_is_left_alone(disk_dir: Path) -> None:
 
 @not_on_windows("it has no modes of folders")
 def test_a_write_protected_folder(disk_dir: Path) -> None:
+    """See test_replace.py for what else stands in the way of another file."""
     path = disk_dir / "a.npy"
     gio.save(path, [1])
     path.chmod(0o666)
     disk_dir.chmod(0o555)
     try:
         with as_a_plain_user(disk_dir):
-            with pytest.raises(PermissionError) as caught:
+            with pytest.warns(gio.InPlaceWarning):
                 gio.save(path, [2])
-            assert caught.value.filename == str(path)  # not some name that nobody has heard of
+            with pytest.raises(PermissionError) as caught:
+                gio.save(disk_dir / "b.npy", [2])
+            assert caught.value.filename == str(disk_dir / "b.npy")  # not some name that nobody has heard of
     finally:
         disk_dir.chmod(0o755)
-    assert np.load(path) == [1] and names_in(disk_dir) == ["a.npy"]
+    assert np.load(path) == [2] and names_in(disk_dir) == ["a.npy"]
 
 
 @not_on_windows("it has no chown")
@@ -690,12 +692,12 @@ def test_durable_flushes_the_file_before_and_the_folder_after_the_renaming(
     disk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = []
-    flush, replace, fsync = gio.File.flush, os.replace, os.fsync
+    flush, replace, link, fsync = gio.File.flush, os.replace, os.link, os.fsync
 
     def note(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*args: Any) -> Any:
+        def noted(*args: Any, **options: Any) -> Any:
             events.append(event)
-            return function(*args)
+            return function(*args, **options)
 
         return noted
 
@@ -706,12 +708,18 @@ def test_durable_flushes_the_file_before_and_the_folder_after_the_renaming(
 
     monkeypatch.setattr(gio.File, "flush", note("flush", flush))
     monkeypatch.setattr(os, "replace", note("replace", replace))
+    monkeypatch.setattr(os, "link", note("link", link))
     monkeypatch.setattr(os, "fsync", folder_fsync)
     gio.save(disk_dir / "a.npy", np.arange(5000), durable=True)
-    expected = ["flush", "replace"] if ON_WINDOWS else ["flush", "replace", "folder"]
-    assert events == expected
+    if not ON_WINDOWS:  # a new file may be given its name by a link
+        assert events in (["flush", "link", "folder"], ["flush", "replace", "folder"])
+    events.clear()
+    gio.save(disk_dir / "a.npy", np.arange(5000), durable=True)
+    kept = [event for event in events if event != "link"]
+    assert kept == (["flush", "replace"] if ON_WINDOWS else ["flush", "replace", "folder"])
+    events.clear()
     gio.save(disk_dir / "a.npy", np.arange(5000))
-    assert events == [*expected, "replace"]
+    assert [event for event in events if event != "link"] == ["replace"]
 
 
 def test_a_file_that_somebody_looks_at_is_replaced(disk_dir: Path) -> None:
@@ -789,10 +797,11 @@ def test_a_killed_save_leaves_the_old_file_whole(layout: str, when: float, disk_
     assert done.returncode == (9 if ON_WINDOWS else -signal.SIGKILL), done.stderr
     assert path.read_bytes() == raw
     assert_same(gio.load(path), old)
-    (left,) = set(names_in(disk_dir)) - {"a.npy"}
-    assert left.startswith(".gatherio-") and left.endswith(".tmp")
+    left = set(names_in(disk_dir)) - {"a.npy"}  # on Linux where every file has to have a name
+    assert len(left) <= 1 and all(name.startswith(".gatherio-") and name.endswith(".tmp") for name in left)
     gio.save(path, [1])  # and the next save is not in its way
     assert np.load(path) == [1]
+    assert ON_WINDOWS or names_in(disk_dir) == ["a.npy"]
 
 
 @pytest.mark.parametrize("reserved", [True, False], ids=["noticed at once", "noticed on the way"])

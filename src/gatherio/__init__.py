@@ -13,7 +13,15 @@ that need not be, and the CPU stays free.
 """
 
 from ._version import __version__
-from .errors import AlignmentError, CancelledError, LockedError, NotLockedError, PoolError, TimeoutError
+from .errors import (
+    AlignmentError,
+    CancelledError,
+    InPlaceWarning,
+    LockedError,
+    NotLockedError,
+    PoolError,
+    TimeoutError,
+)
 from .file import File, open
 from .info import info
 from .locks import Lock
@@ -33,6 +41,7 @@ __all__ = [
     "CancelledError",
     "CompletionQueue",
     "File",
+    "InPlaceWarning",
     "Lock",
     "LockedError",
     "Mapping",

@@ -9,6 +9,7 @@ __all__ = [
     "AlignmentError",
     "AllocationError",
     "CancelledError",
+    "InPlaceWarning",
     "LockedError",
     "NotLockedError",
     "PoolError",
@@ -43,4 +44,12 @@ class NotLockedError(OSError, ValueError):
     """There is no lock of exactly this range to be given back (errno EINVAL; winerror 158 on Windows).
 
     A ValueError as well, as io.UnsupportedOperation is: it is the system's rule and the caller's mistake.
+    """
+
+
+class InPlaceWarning(UserWarning):
+    """A file is about to be written in place, because no other file can be given its name.
+
+    If that fails, or the process is killed meanwhile, the old content is lost. With ``warnings.simplefilter("error",
+    gatherio.InPlaceWarning)`` nothing is written then.
     """

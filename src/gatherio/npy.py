@@ -5,26 +5,20 @@ shape) and the data. The header may be padded with spaces. `save` pads it until 
 so that an array's pages go to the disk from where they stand; to `numpy.load` it is a .npy file like any
 other. `load` reads every .npy file that holds no Python objects, wherever its data begins.
 
-`save` never touches the old file: the new one grows under a temporary name beside it and takes its place once
-it is whole.
+`save` never touches the old file: a new one takes its place once it is whole (`_replace`).
 """
 
 from __future__ import annotations
 
 import ast
-import errno
 import itertools
 import math
 import os
 import re
-import secrets
-import stat
 import struct
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -33,8 +27,8 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from . import pages
-from ._native import long_path
 from ._progress import Progress, reporting
+from ._replace import Place, Target
 from .file import File
 from .file import open as open_file
 from .operation import Operation
@@ -81,10 +75,6 @@ BUFFERS = IN_FLIGHT_MAX + 1
 BLOCK_BYTES = BUFFER_BYTES // 8
 
 
-# Seconds for which a file that somebody has open is tried to be replaced on Windows.
-PATIENCE = 1.0
-
-
 # --- save ---
 
 
@@ -95,13 +85,19 @@ def save(
     durable: bool = False,
     progress: Progress = None,
     queue: CompletionQueue | None = None,
+    honor_locks: bool = True,
 ) -> None:
     """Write an array to a .npy file that `numpy.load` reads, with or without ``mmap_mode``.
 
     The file at `path` is replaced in one step when the new one is whole; whatever happens before, it stays as
-    it was. The new file has the mode bits of the one it replaces, or those of any new file. Other hard links
-    to the old file keep the old content. A symbolic link stays, and what it points at is replaced. A process
-    that is killed leaves a file ``.gatherio-*.tmp`` behind in the folder.
+    it was. The new file has owner, group, mode, ACL and extended attributes of the one it replaces, as far as
+    this process may give them, and fewer rights where it may not; or those of any new file. Other hard links to
+    the old file keep the old content. A symbolic link stays, and what it points at is replaced. A relative path
+    is that of the moment of the call.
+
+    On Linux a process that is killed leaves nothing behind where the file system has files without a name
+    (O_TMPFILE: ext4, xfs, btrfs, tmpfs). Elsewhere it leaves a file ``.gatherio-*.tmp`` in the folder; on Linux
+    the next `save` to the same path removes it.
 
     Parameters
     ----------
@@ -118,6 +114,9 @@ def save(
         `done_bytes` never decreases, and is `total_bytes` in the last call. What it raises ends the save.
     queue : CompletionQueue, optional
         Where it is carried out; None takes the process's own.
+    honor_locks : bool, optional
+        As for `open`, where the old file is written in place. A file that is replaced is not written: locks on
+        it are not in the way, and stay with the old content.
 
     Raises
     ------
@@ -130,20 +129,46 @@ def save(
     OSError
         If the file can't be written. Where the file system can reserve space, a lack of it is noticed before
         anything is written. On Windows also if somebody has the old file open, or mapped, for more than a second.
+        Also if `path` is a symbolic link of another user in a folder that everybody may write to (EACCES).
+
+    Warns
+    -----
+    InPlaceWarning
+        Linux: the name cannot be given to another file, because it is a mount point or the folder may not be
+        written. So the old file is written in place, as `numpy.save` does: if that fails, or the process is killed,
+        its content is lost.
     """
     name = os.fsdecode(path)
-    source = _plain(array)
-    head = _header_bytes(source)
-    with (
-        reporting(progress, source.nbytes, os.path.basename(name)) as report,
-        _replacing(name, durable, queue) as file,
-    ):
-        file.preallocate(head.size + source.nbytes)
-        with _InFlight(report, done=-head.size) as flight:
-            if source.flags.c_contiguous or source.flags.f_contiguous:
-                _write_in_place(file, head, _data_of(source), flight, watched=progress is not None)
-            else:
-                _write_in_blocks(file, head, source, flight)
+    with Target(name, durable=durable) as target:
+        source = _plain(array)
+        head = _header_bytes(source)
+        total = head.size + source.nbytes
+        with reporting(progress, source.nbytes, os.path.basename(name)) as report:
+
+            def write(place: Place) -> None:
+                in_place = place.mode == "w"
+                with open_file(
+                    place.path,
+                    place.mode,
+                    preallocate=total if in_place else None,  # the old content goes when there is space for the new one
+                    queue=queue,
+                    honor_locks=honor_locks and in_place,  # a new file is nobody's to lock
+                ) as file:
+                    place.check(file)
+                    file.preallocate(total)
+                    with _InFlight(_unheard if place.again else report, done=-head.size) as flight:
+                        if source.flags.c_contiguous or source.flags.f_contiguous:
+                            _write_in_place(file, head, _data_of(source), flight, watched=progress is not None)
+                        else:
+                            _write_in_blocks(file, head, source, flight)
+                    if durable:
+                        file.flush()
+
+            target.replace(write)
+
+
+def _unheard(done: int) -> None:
+    """For what is written a second time: to the caller it is done."""
 
 
 def _plain(array: npt.ArrayLike) -> Array:
@@ -213,102 +238,16 @@ def _blocks(array: Array, nbytes: int) -> Iterator[Array]:
         yield array[start : start + rows]
 
 
-# --- the new file beside the old one ---
-
-
-@contextmanager
-def _replacing(name: str, durable: bool, queue: CompletionQueue | None) -> Iterator[File]:
-    """A new file that takes the place of `name` if all goes well, and is gone if it does not."""
-    target = long_path(name)
-    old = _replaceable(target)
-    if os.path.islink(target):
-        target = long_path(os.path.realpath(target))
-    # Short, as a long target's name may leave no room for more; not to be guessed, as folders may be shared.
-    temporary = long_path(os.path.join(os.path.dirname(target), f".gatherio-{secrets.token_hex(8)}.tmp"))
-    try:
-        with open_file(temporary, "x", queue=queue) as file:
-            if old is not None:
-                _take_over(temporary, old)
-            yield file
-            if durable:
-                file.flush()
-        _move(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename == temporary:
-            error.filename = name  # the one that the caller knows
-            if error.filename2 is not None:
-                del error.filename2
-        raise
-    if durable:
-        _flush_folder(target)
-
-
-def _replaceable(name: str) -> os.stat_result | None:
-    """What stands there now, refused like `open(name, "w")` would; None if nothing does."""
-    try:
-        old = os.stat(name)
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(old.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-    if not stat.S_ISREG(old.st_mode):
-        raise ValueError(f"{name!r} is no regular file: save replaces what it names, and would remove it")
-    if not os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
-    return old
-
-
-def _take_over(temporary: str, old: os.stat_result) -> None:
-    """Give the new file the owner, where that is allowed, and the mode bits of the one it replaces.
-
-    Before there is anything to read in it.
-    """
-    new = os.stat(temporary)
-    if sys.platform != "win32" and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        with suppress(OSError):
-            os.chown(temporary, old.st_uid, old.st_gid)
-    mode = stat.S_IMODE(old.st_mode) & 0o777  # set-user-id bits were meant for the old content
-    if stat.S_IMODE(new.st_mode) != mode:
-        os.chmod(temporary, mode)
-
-
-def _move(temporary: str, target: str) -> None:
-    """Rename over what is there.
-
-    Windows refuses that while somebody has the old file open, and whoever looks for new files, to index them or for
-    viruses, may have opened the new one. That is over soon, or it is not.
-    """
-    if sys.platform == "win32":
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            with suppress(PermissionError):
-                os.replace(temporary, target)
-                return
-            time.sleep(0.005)
-    os.replace(temporary, target)
-
-
-def _flush_folder(target: str) -> None:
-    """Make the new name durable. Windows has no such call and journals names by itself."""
-    if sys.platform == "win32":
-        return
-    folder = os.open(os.path.dirname(target) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems do not sync folders, and say so like this
-            raise
-    finally:
-        os.close(folder)
-
-
 # --- load ---
 
 
 def load(
-    path: Path, out: Array | None = None, *, progress: Progress = None, queue: CompletionQueue | None = None
+    path: Path,
+    out: Array | None = None,
+    *,
+    progress: Progress = None,
+    queue: CompletionQueue | None = None,
+    honor_locks: bool = True,
 ) -> Array:
     """Read a .npy file, as `numpy.load` does without ``allow_pickle`` and ``mmap_mode``.
 
@@ -325,6 +264,8 @@ def load(
         As for `save`. What a callable raises ends the load.
     queue : CompletionQueue, optional
         Where it is carried out; None takes the process's own.
+    honor_locks : bool, optional
+        As for `open`: whether an exclusive lock that somebody else has on the file makes it fail.
 
     Returns
     -------
@@ -340,12 +281,12 @@ def load(
     TypeError
         If `out` is no array, or a masked one.
     OSError
-        If the file can't be opened or read.
+        If the file can't be opened or read. LockedError if somebody else has an exclusive lock on a part of it.
     MemoryError
         If there is no memory for the array.
     """
     name = os.fsdecode(path)
-    with open_file(name, "r", queue=queue) as file:
+    with open_file(name, "r", queue=queue, honor_locks=honor_locks) as file:
         header = _read_header(file, name)
         array = _new_array(header, name, _place_in_block(file, header)) if out is None else _fitting(out, header, name)
         with (
