@@ -6,8 +6,10 @@
  * other, whatever the file was opened for; and so that a forked child, which would keep them alive, can let go of them
  * (gio_file_forked).
  *
- * They are advisory: who does not ask is not stopped. We ask, once per operation, before it starts. Offsets end at 2^63
- * - 1; of the half beyond, where no file reaches, all is one byte, the last one there is.
+ * They are advisory: who does not ask is not stopped. We ask, once per operation, before it starts. POSIX locks of this
+ * very process are not in the way then, as they are not in that of its other reads and writes.
+ *
+ * Offsets end at 2^63 - 1; of the half beyond, where no file reaches, all is one byte, the last one there is.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -72,15 +74,39 @@ int32_t gio_os_unlock(gio_file *file, const gio_lock *lock)
     return 0;
 }
 
+/* Whether somebody else has a lock of the one kind (F_RDLCK: an exclusive one) in [first, last].
+ *
+ * For an open descriptor this process's own POSIX locks are somebody else's, and for this process the descriptor's OFD
+ * locks are: fcntl(2) has no question that leaves out both. So where the first question finds a POSIX lock of ours, the
+ * other one is asked about its range, where this file object can have shared locks at most, which locks.c has looked
+ * at. Then the same for what is left on both sides, as the lock that is found need not be the lowest. */
+static int32_t find_lock(int fd, short type, uint64_t first, uint64_t last)
+{
+    struct flock lock = range(type, first, last), others;
+
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+        /* Where there are no locks nobody can have one. */
+        return errno == EINVAL || errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP ? 0 : errno;
+    if (lock.l_type == F_UNLCK)
+        return 0;
+    if (lock.l_pid != getpid()) /* -1 of an OFD lock */
+        return GIO_E_LOCKED;
+    uint64_t own_first = gio_max(first, (uint64_t)lock.l_start), own_last = last;
+    if (lock.l_len != 0)
+        own_last = gio_min(last, (uint64_t)lock.l_start + (uint64_t)lock.l_len - 1);
+    others = range(type, own_first, own_last);
+    if (fcntl(fd, F_GETLK, &others) < 0 || others.l_type != F_UNLCK)
+        return GIO_E_LOCKED;
+    int32_t code = own_first > first ? find_lock(fd, type, first, own_first - 1) : 0;
+    return code == 0 && own_last < last ? find_lock(fd, type, own_last + 1, last) : code;
+}
+
 int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length)
 {
-    struct flock lock = range(direction == GIO_WRITE ? F_WRLCK : F_RDLCK, offset, offset + (length - 1));
     int fd = (int)(file->lock_handle >= 0 ? file->lock_handle : file->buffered_handle);
+    uint64_t last = gio_min(offset + (length - 1), INT64_MAX);
 
-    if (fcntl(fd, F_OFD_GETLK, &lock) == 0)
-        return lock.l_type == F_UNLCK ? 0 : GIO_E_LOCKED;
-    /* Where there are no locks nobody can have one. */
-    return errno == EINVAL || errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP ? 0 : errno;
+    return find_lock(fd, direction == GIO_WRITE ? F_WRLCK : F_RDLCK, gio_min(offset, INT64_MAX), last);
 }
 
 void gio_os_locks_close(gio_file *file, int32_t forked)

@@ -33,6 +33,9 @@ from peers import Peer, PeerError
 
 import gatherio as gio
 
+if sys.platform != "win32":
+    import fcntl
+
 on_linux = not_on_windows("its locks are of another kind, and bind all programs")
 transfers_ask = not_under_wine("transfers go through locked ranges")
 needs_fork = not_on_windows("it has no fork")
@@ -398,6 +401,17 @@ def test_save_and_load_ask_as_well(disk_dir: Path) -> None:
     assert gio.load(disk_dir / "a.npy").sum() == 499_500
 
 
+@on_linux
+def test_save_and_load_can_ignore_locks(disk_dir: Path) -> None:
+    path = disk_dir / "a.npy"
+    gio.save(path, np.arange(1000))
+    with gio.open(path, "r+") as f, f.lock(0, ALL):
+        assert gio.load(path, honor_locks=False).sum() == 499_500
+        for honor_locks in (True, False):
+            gio.save(path, np.arange(10), honor_locks=honor_locks)  # a new file, on which there is no lock
+            assert gio.load(path).sum() == 45
+
+
 # --- waiting ---
 
 
@@ -607,6 +621,51 @@ def test_classic_locks_of_another_process(path: Path, f: gio.File) -> None:
         with f.lock(105, 1):
             with pytest.raises(PeerError, match="BlockingIOError"):
                 other.do("fcntl.lockf(plain, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 100)")
+
+
+@on_linux
+def test_classic_locks_of_this_process(path: Path, f: gio.File, g: gio.File) -> None:
+    """They are in nobody's way here, as with read and write; but another one's in, before or behind their range is."""
+    buffer = np.zeros(1000, "u1")
+    with open(path, "r+b") as plain, Peer() as other:
+        other.do(f"import fcntl; plain = open({str(path)!r}, 'r+b')")
+        for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            for offset, length in ((100, 100), (0, 0), (300, 0), (0, 64 * KIB)):
+                fcntl.lockf(plain, kind | fcntl.LOCK_NB, length, offset)
+                assert f.read_at(buffer, 0).result() == f.write_at(buffer, 0).result() == 1000
+                assert refused(lambda: f.lock(0, 400))  # what it locks is another matter
+                fcntl.lockf(plain, fcntl.LOCK_UN)
+        for own_first, own_last in ((100, 199), (400, 499), (700, 799)):
+            fcntl.lockf(plain, fcntl.LOCK_EX | fcntl.LOCK_NB, own_last - own_first + 1, own_first)
+            for first in (0, 250, 550, 850):
+                with g.lock(first, 50):
+                    assert refused(lambda: f.read_at(buffer, 0).result())
+                    assert refused(lambda: f.write_at(buffer, 0).result())
+                other.do(f"fcntl.lockf(plain, fcntl.LOCK_EX | fcntl.LOCK_NB, 50, {first})")
+                assert refused(lambda: f.read_at(buffer, 0).result())
+                assert refused(lambda: f.write_at(buffer, 0).result())
+                other.do("fcntl.lockf(plain, fcntl.LOCK_UN)")
+                assert f.read_at(buffer, 0).result() == 1000
+        # Shared ones may lie in the same place.
+        fcntl.lockf(plain, fcntl.LOCK_UN)
+        fcntl.lockf(plain, fcntl.LOCK_SH | fcntl.LOCK_NB, 900, 50)
+        for theirs in ((100, 10), (0, 1000), (50, 900), (940, 20)):
+            other.do(f"fcntl.lockf(plain, fcntl.LOCK_SH | fcntl.LOCK_NB, {theirs[1]}, {theirs[0]})")
+            assert f.read_at(buffer, 0).result() == 1000
+            assert refused(lambda: f.write_at(buffer, 0).result())
+            other.do("fcntl.lockf(plain, fcntl.LOCK_UN)")
+            assert f.write_at(buffer, 0).result() == 1000
+
+
+@on_linux
+def test_save_and_load_beside_a_classic_lock_of_this_process(disk_dir: Path) -> None:
+    path = disk_dir / "a.npy"
+    gio.save(path, np.arange(1000))
+    with open(path, "r+b") as plain:
+        fcntl.lockf(plain, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert gio.load(path).sum() == 499_500
+        gio.save(path, np.arange(10))
+    assert gio.load(path).sum() == 45
 
 
 @on_linux

@@ -464,7 +464,9 @@ class File:
         Notes
         -----
         LockFileEx on Windows, where locks bind every program. OFD locks (fcntl(2)) on Linux, where they bind those who
-        ask, as every gatherio file does unless it was opened with ``honor_locks=False``.
+        ask, as every gatherio file does unless it was opened with ``honor_locks=False``. There another program's OFD
+        and POSIX locks are in the way, and so are POSIX locks of this process (`fcntl.lockf`). The system drops the
+        latter as soon as this process closes any descriptor of the file, also that of a `File`.
         """
         return acquire(self, offset, length, exclusive, wait, timeout)
 
@@ -618,9 +620,10 @@ def open(
         Where operations are carried out, and handed out by `CompletionQueue.get`. None shares one queue among all
         such files of the process.
     honor_locks : bool
-        Whether operations, `truncate` and mode "w" ask for locks of others (`File.lock`) first, and fail with
-        LockedError. That costs some 0.4 us on a local file system, and a network round trip on some others. On
-        Windows the system asks, always.
+        Whether operations, `truncate` and mode "w" ask for locks of others first, and fail with LockedError. Others are
+        other `File` objects, of this process too, and other programs (on Linux with OFD or POSIX locks, fcntl(2)); not
+        so POSIX locks of this process, which no other way of reading and writing here sees either. That costs some
+        0.4 us on a local file system, and a network round trip on some others. On Windows the system asks, always.
     tuning : dict or False, optional
         None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
         ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered`` (memory

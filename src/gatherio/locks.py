@@ -3,7 +3,8 @@
 A lock is refused where it meets another one, through the same `File` or another, in this process or another, unless
 both are shared. Whoever has an exclusive lock reads and writes its range and nobody else does either; shared ones let
 everybody read and nobody write, not even those who hold them. Nothing of this binds programs that do not ask: on Linux
-locks are advisory.
+locks are advisory. There POSIX locks (`fcntl.lockf`) of this process keep others from taking a lock, and no `File` of
+this process from reading and writing.
 
 Waiting is trying again, after 1 ms at first and 20 ms in the end: no system has a wait for a lock that can be
 cancelled, timed out and interrupted alike. Who waits longer has no precedence.
