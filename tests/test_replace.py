@@ -16,13 +16,14 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import LoopMounts
+from fuse import Fuse
 from oracle import ON_WINDOWS, needs_root, not_on_windows, require, run_python, strace
 
 import gatherio as gio
@@ -309,6 +310,30 @@ def test_a_new_file_has_the_rights_of_any_new_file(
     assert np.array_equal(np.load(folder / "ours.npy"), NEW)
 
 
+@needs_root("to give files away")
+def test_rights_on_every_file_system(any_folder: Path) -> None:
+    for default_acl in (None, FOR_GUESTS):
+        if default_acl:
+            os.setxattr(any_folder, DEFAULT_ACL, default_acl)
+        for mask in (0o022, 0o027):
+            os.umask(mask)
+            for name, store in (("ours", gio.save), ("theirs", np.save)):
+                any_folder.joinpath(f"{name}.npy").unlink(missing_ok=True)
+                store(any_folder / f"{name}.npy", NEW)  # type: ignore[operator]
+            assert rights(any_folder / "ours.npy") == rights(any_folder / "theirs.npy")
+    for old in ({"mode": 0o640, "owner": ALICE, "group": TEAM}, {"mode": 0o660, "group": TEAM, "acl": TEAM_ONLY}):
+        path = any_folder / "ours.npy"
+        path.unlink()
+        old_file(path, **old)
+        os.removexattr(path, ACL)
+        old_file(path, **old)
+        os.setxattr(path, "trusted.note", b"for root")
+        before = rights(path)
+        save(path)
+        assert rights(path) == before
+    assert names_in(any_folder) == ["ours.npy", "theirs.npy"]
+
+
 # --- where the name leads ---
 
 
@@ -372,8 +397,8 @@ def test_paths_of_every_length(length: int, folder: Path, monkeypatch: pytest.Mo
     gio.save(path, NEW)
     assert os.listdir(os.path.dirname(path)) == ["abcd.npy"]
     with pytest.raises(OSError) as caught:
-        gio.save(path + "z" * 10, NEW)
-    assert caught.value.errno == errno.ENAMETOOLONG and caught.value.filename == path + "z" * 10
+        gio.save(path + "z" * (4096 - length), NEW)
+    assert caught.value.errno == errno.ENAMETOOLONG and caught.value.filename == path + "z" * (4096 - length)
 
 
 @pytest.mark.parametrize("name", ["", "none/a.npy", "file/a.npy", ".", "..", "/", "sub/", "sub", "n" * 256])
@@ -642,6 +667,21 @@ def test_immutable_files(folder: Path) -> None:
         assert np.array_equal(np.load(path), OLD) and names_in(folder) == ["a.npy"]
 
 
+@needs_root("to set them")
+def test_an_append_only_folder(way: str, folder: Path) -> None:
+    """Nothing can be moved there, nor removed: what is left has no content."""
+    path = old_file(folder / "a.npy")
+    subprocess.run([require("chattr", "e2fsprogs"), "+a", folder], check=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if way == "named" else "error", gio.InPlaceWarning)
+            save(folder / "new.npy")
+        save_in_place(path)
+    finally:
+        subprocess.run(["chattr", "-a", folder], check=True)
+    assert all((folder / name).stat().st_size == 0 for name in temporaries(folder))
+
+
 @needs_root("to be somebody else")
 def test_nothing_is_written_in_place_when_the_warning_is_an_error(folder: Path) -> None:
     path = old_file(folder / "a.npy", 0o666)
@@ -900,6 +940,70 @@ def test_temporary_names_differ_by_target_user_and_machine(folder: Path, monkeyp
     found.append(names("a.npy"))
     assert len(set().union(*found)) == 4 * len(found[0])
     assert all(len(name) < 40 for name in found[0])
+
+
+# --- a file system of a server, which has no files without a name ---
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o755])
+@pytest.mark.parametrize("options", [{}, {"refuse_chmod": True}], ids=str)
+def test_a_server(mode: int, options: dict[str, Any], fuse: Callable[..., Fuse]) -> None:
+    """Also one that refuses chmod and chown: there the new file is made as it is to be."""
+    folder = fuse(**options).path
+    path = folder / "a.npy"
+    os.close(os.open(path, os.O_CREAT, mode))
+    mode = stat.S_IMODE(path.stat().st_mode)  # without what the umask takes
+    for _ in range(2):
+        save(path, durable=True)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    os.umask(0o777)
+    save(path)
+    assert stat.S_IMODE(path.stat().st_mode) & ~mode == 0  # perhaps narrower, for a umask cannot be got around
+    os.umask(0o022)
+    save(folder / "new.npy")
+    assert stat.S_IMODE((folder / "new.npy").stat().st_mode) == 0o644
+    assert names_in(folder) == ["a.npy", "new.npy"]
+
+
+def test_what_a_killed_one_leaves_on_a_server(fuse: Callable[..., Fuse]) -> None:
+    folder = fuse().path
+    path = folder / "a.npy"
+    np.save(path, OLD)
+    for name in ("SIGKILL", "SIGTERM"):
+        with start(path, "", int(getattr(signal, name))) as process:
+            assert process.wait() == -getattr(signal, name)
+        assert len(temporaries(folder)) == 1
+    assert np.array_equal(np.load(path), OLD)
+    save(path)
+    assert names_in(folder) == ["a.npy"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("fault", ["write"])
+def test_what_a_server_says_when_a_file_is_closed_keeps_the_old_one(
+    fault: str, durable: bool, fuse: Callable[..., Fuse]
+) -> None:
+    server = fuse(refuse_o_direct=True)
+    path = server.path / "a.npy"
+    np.save(path, OLD)
+    server.faults(**{fault: {"error": errno.EDQUOT}})
+    with pytest.raises(OSError) as caught:
+        gio.save(path, NEW, durable=durable)
+    assert (caught.value.errno, caught.value.filename) == (errno.EDQUOT, str(path))
+    server.faults()
+    assert np.array_equal(np.load(path), OLD)
+    assert names_in(server.path) == ["a.npy"]
+
+
+def test_a_server_without_renaming(fuse: Callable[..., Fuse]) -> None:
+    """New files and old ones are written where they are to be."""
+    server = fuse()
+    server.faults(rename={"error": errno.EOPNOTSUPP})
+    for array in (NEW, OLD):
+        with pytest.warns(gio.InPlaceWarning):
+            gio.save(server.path / "a.npy", array)
+        assert np.array_equal(np.load(server.path / "a.npy"), array)
+    assert names_in(server.path) == ["a.npy"]
 
 
 # --- without /proc ---

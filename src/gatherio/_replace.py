@@ -115,6 +115,8 @@ if sys.platform != "win32":
     _PATH_MAX = 4095
     # Temporary names of one target. More processes than that at once leave names that nobody looks for.
     _NAMES = 4
+    # Somebody may take away a new file's name once, while he removes a dead process's.
+    _TRIES = 10
 
     # What is refused for the folder's sake, and may be allowed for the file's.
     _FOLDER_REFUSES = frozenset(
@@ -128,17 +130,30 @@ if sys.platform != "win32":
         (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS, errno.EOPNOTSUPP, errno.ENOSYS)
     )
 
+    # What file systems without extended attributes say.
+    _NO_ATTRIBUTES = frozenset((errno.EOPNOTSUPP, errno.ENOSYS))
     # They are the file's rights, together with its mode. The second one is that of an NFSv4 mount.
     _ACLS = ("system.posix_acl_access", "system.nfs4_acl")
     # They were for the old content: rights of a program, and sums over the content.
     _OF_CONTENT = ("security.capability", "security.ima", "security.evm")
 
-    def _is_the_same_as(descriptor: int, path: str) -> Callable[[_Opened], None]:
+    def _way_to(
+        target: Target, descriptor: int, name: str | None
+    ) -> tuple[os.stat_result, str, Callable[[_Opened], None]]:
+        """A file's status, a path by which it can be opened once more, and what makes sure that it is that file."""
+        path = f"{_PROC}/{descriptor}"
+        with suppress(FileNotFoundError):
+            return os.stat(path), path, _unchecked
+        # No /proc, as in a bare chroot.
+        if name is None:
+            raise OSError(errno.EOPNOTSUPP, "without /proc a file needs a name")
+        path = os.path.join(os.path.dirname(os.path.realpath(target.name)), name)
+
         def check(file: _Opened) -> None:
             if not os.path.samestat(os.fstat(file.fileno()), os.fstat(descriptor)):
                 raise OSError(errno.ESTALE, "somebody has put another file there; nothing was written", path)
 
-        return check
+        return os.fstat(descriptor), path, check
 
     class _NoLinkError(Exception):
         """A file without a name cannot be given one: Android, for one, lets nobody link."""
@@ -180,6 +195,7 @@ if sys.platform != "win32":
             self.name = name
             self.durable = durable
             self._listable = -1  # descriptor of the folder, to flush it
+            self.users = {os.geteuid()}  # whose temporary files may be removed
             with _told_of(name):
                 if not name:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -189,6 +205,8 @@ if sys.platform != "win32":
                 self.folder = os.open(folder or os.curdir, _FOLDER)
                 try:
                     self.old = self._look()
+                    if self.old is not None:
+                        self.users.add(self.old.st_uid)
                 except BaseException:
                     os.close(self.folder)
                     raise
@@ -255,7 +273,7 @@ if sys.platform != "win32":
                         with _told_of(self.name):
                             self._flush_folder()
                         return
-            if self.old is None or failure.errno not in _FOLDER_REFUSES | _NAME_STAYS:
+            if failure.errno not in _FOLDER_REFUSES | _NAME_STAYS:
                 raise failure
             self._write_in_place(write, failure, again)
 
@@ -263,20 +281,21 @@ if sys.platform != "win32":
             with _told_of(self.name):
                 # NOFOLLOW: it was no link when we looked.
                 flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                descriptor = os.open(self.base, flags, dir_fd=self.folder)
+                flags |= 0 if self.old else os.O_CREAT
+                descriptor = os.open(self.base, flags, 0o666, dir_fd=self.folder)
+            lost = "the old content is lost" if self.old else "a part of the new content is left"
             try:
+                with _told_of(self.name):
+                    status, path, check = _way_to(self, descriptor, self.base)
+                    if not stat.S_ISREG(status.st_mode):
+                        raise OSError(errno.ESTALE, "it is no regular file any more; nothing was written")
                 warnings.warn(
                     f"{self.name!r} is written in place, because no other file can be given its name "
-                    f"({reason.strerror}): if that fails, or the process is killed, the old content is lost",
+                    f"({reason.strerror}): if that fails, or the process is killed, {lost}",
                     InPlaceWarning,
                     stacklevel=4,  # who calls save
                 )
-                place = Place(f"{_PROC}/{descriptor}", "w", again, _unchecked)
-                if not os.path.exists(place.path):
-                    place = Place(
-                        self.path_of(self.base), "w", again, _is_the_same_as(descriptor, self.path_of(self.base))
-                    )
-                _write(self.name, write, place)
+                _write(self.name, write, Place(path, "w", again, check))
             finally:
                 os.close(descriptor)
 
@@ -358,11 +377,7 @@ if sys.platform != "win32":
                 finally:
                     os.close(opened)
             except OSError as error:
-                return {} if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS) else {_ACLS[0]: None}
-
-        def path_of(self, name: str) -> str:
-            """For a system without /proc."""
-            return os.path.join(os.path.dirname(os.path.realpath(self.name)), name)
+                return {} if error.errno in _NO_ATTRIBUTES else {_ACLS[0]: None}
 
         # -- temporary names --
 
@@ -399,8 +414,7 @@ if sys.platform != "win32":
                 return error.errno == errno.ENOENT
             try:
                 found = os.fstat(descriptor)
-                users = {os.geteuid()} | ({self.old.st_uid} if self.old else set())
-                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in users:
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in self.users:
                     return False
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self.leads_to(name, found):
@@ -484,7 +498,7 @@ if sys.platform != "win32":
     def _named(target: Target, mode: int) -> _New:
         flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
         wish = mode if target.old else 0o666
-        while True:
+        for _ in range(_TRIES):
             name, descriptor = target.claim(lambda name: os.open(name, flags, wish, dir_fd=target.folder))
             new = _New(target, descriptor, name)
             # Until it is locked somebody may take it for a dead one's.
@@ -492,6 +506,9 @@ if sys.platform != "win32":
                 break
             with new:
                 new.name = None
+        else:
+            raise OSError(errno.ESTALE, "the new file's temporary name is taken away again and again")
+        target.users.add(new.status.st_uid)  # some servers and mounts give our files to another user
         for other in target.temporaries():
             if other != name:
                 target.remove_dead(other)
@@ -516,18 +533,9 @@ if sys.platform != "win32":
             self._process = os.getpid()
             self._mode: int | None = None  # to be set in the end
             self.name = name
-            self.path = f"{_PROC}/{descriptor}"
-            self.check: Callable[[_Opened], object] = _unchecked
             self.wants: int | None = None
             try:
-                try:
-                    self.status = os.stat(self.path)
-                except FileNotFoundError:  # no /proc
-                    if name is None:
-                        raise OSError(errno.EOPNOTSUPP, "without /proc a file needs a name") from None
-                    self.status = os.fstat(descriptor)
-                    self.path = target.path_of(name)
-                    self.check = _is_the_same_as(descriptor, self.path)
+                self.status, self.path, self.check = _way_to(target, descriptor, name)
                 mode = stat.S_IMODE(self.status.st_mode)
                 if target.old is not None:
                     mode = self._take_over(target.old, target.attributes())
@@ -544,9 +552,12 @@ if sys.platform != "win32":
         ) -> None:
             """Remove its temporary name, if it still has one, and let go of it."""
             if self.name is not None and self._process == os.getpid():  # not in a forked child
-                with suppress(OSError):
+                try:
                     if self._target.leads_to(self.name, os.fstat(self._descriptor)):
                         os.unlink(self.name, dir_fd=self._target.folder)
+                except OSError:  # an append-only folder: then at least without the content
+                    with suppress(OSError):
+                        os.ftruncate(self._descriptor, 0)
             with suppress(OSError):  # all of it was written and closed through another descriptor
                 os.close(self._descriptor)
 
@@ -609,12 +620,13 @@ if sys.platform != "win32":
 
         def _remove_acls(self) -> bool:
             """Those that it has from the folder; whether it has none now."""
-            with suppress(OSError):
+            try:
                 for name in os.listxattr(self._descriptor):
                     if name in _ACLS:
                         os.removexattr(self._descriptor, name)
-                return True
-            return False
+            except OSError as error:
+                return error.errno in _NO_ATTRIBUTES
+            return True
 
         def _chmod(self, mode: int) -> int:
             """The mode that it has afterwards: what refuses it leaves the one that it was made with."""
