@@ -622,3 +622,26 @@ def test_parts_of_a_page_written_side_by_side(disk_dir: Path, backend: str) -> N
         assert data[600:1024] == bytes(424)
         assert_same_bytes(data[1024 : 1536 + 2 * PAGE], words(1024, 2 * PAGE + 512), turn)
         assert data[1536 + 2 * PAGE :] == bytes(2 * PAGE - 1536)
+
+
+def test_what_could_not_be_reserved_is_removed_where_it_was_made(
+    disk_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what has its name where the working directory is by then."""
+    here, there = disk_dir / "here", disk_dir / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    (there / "file").write_bytes(b"another")
+
+    def no_space(self: gio.File, n: int) -> None:
+        os.chdir(there)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(gio.File, "preallocate", no_space)
+    for mode in ("x", "w+"):
+        monkeypatch.chdir(here)
+        with pytest.raises(OSError) as caught:
+            gio.open("file", mode, preallocate=MIB)
+        assert caught.value.errno == errno.ENOSPC
+        assert os.listdir(here) == [] and (there / "file").read_bytes() == b"another"
+    os.chdir(disk_dir.parent)  # Windows removes no folder that a process is in

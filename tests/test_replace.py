@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LoopMounts
+from conftest import leave_the_mount_namespace
 from fuse import Fuse
 from oracle import ON_WINDOWS, needs_root, not_on_windows, require, run_python, strace
 
@@ -569,9 +569,9 @@ def untouched(path: Path, number: int) -> None:
 
 
 @pytest.fixture
-def own_mounts(loop_mounts: LoopMounts) -> None:
+def own_mounts() -> None:
     """A mount namespace of this process."""
-    loop_mounts.mount("ext4")
+    leave_the_mount_namespace()
 
 
 @needs_root("mounting")

@@ -654,6 +654,7 @@ def open(
         settings = settings.beside_a_queue()
     if queue is None:
         queue = default_queue(settings.depth, settings.request_size) if settings else default_queue()
+    made = "" if preallocate is None else os.path.abspath(os.fsdecode(path))  # wherever the working directory moves
     file = File(path, mode, direct, durable, queue, preallocate, honor_locks, settings)
     if preallocate is not None:
         try:
@@ -664,6 +665,6 @@ def open(
         except BaseException:
             file.close()
             if file._created:
-                os.unlink(long_path(os.fsdecode(path)))
+                os.unlink(long_path(made))
             raise
     return file
