@@ -1006,6 +1006,27 @@ def test_a_server_without_renaming(fuse: Callable[..., Fuse]) -> None:
     assert names_in(server.path) == ["a.npy"]
 
 
+def test_closing_what_nothing_was_written_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells nothing about the content, and hides no other error."""
+    path = folder / "a.npy"
+    (folder / "link").symlink_to("a.npy")
+    close = os.close
+
+    def fails(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", fails)
+    for name in ("a.npy", "link", "a.npy"):
+        gio.save(folder / name, NEW, durable=True)
+    with pytest.raises(ZeroDivisionError):
+        gio.save(path, OLD, progress=lambda done, total: 1 / 0)
+    with pytest.raises(IsADirectoryError):
+        gio.save(folder, NEW)
+    monkeypatch.undo()
+    assert np.array_equal(np.load(path), NEW) and names_in(folder) == ["a.npy", "link"]
+
+
 # --- without /proc ---
 
 WITHOUT_PROC = """

@@ -101,6 +101,12 @@ def _write(name: str, write: Callable[[Place], object], place: Place) -> None:
         raise
 
 
+def _close(descriptor: int) -> None:
+    """Let go of a descriptor through which nothing was written: what its closing tells is not about the content."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
 def _unchecked(file: _Opened) -> None:
     """For a path that cannot lead anywhere else."""
 
@@ -208,7 +214,7 @@ if sys.platform != "win32":
                     if self.old is not None:
                         self.users.add(self.old.st_uid)
                 except BaseException:
-                    os.close(self.folder)
+                    _close(self.folder)
                     raise
 
         def __enter__(self) -> Target:
@@ -217,9 +223,9 @@ if sys.platform != "win32":
         def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
         ) -> None:
-            os.close(self.folder)
+            _close(self.folder)
             if self._listable >= 0:
-                os.close(self._listable)
+                _close(self._listable)
 
         def replace(self, write: Callable[[Place], object]) -> None:
             """Let `write` make a new file, and put it in place.
@@ -297,7 +303,7 @@ if sys.platform != "win32":
                 )
                 _write(self.name, write, Place(path, "w", again, check))
             finally:
-                os.close(descriptor)
+                _close(descriptor)
 
         # -- what is there --
 
@@ -312,7 +318,7 @@ if sys.platform != "win32":
             if not os.access(self.base, os.W_OK, dir_fd=self.folder, effective_ids=True):
                 # Opening it tells why: no right, a read-only mount, an immutable file.
                 flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(self.base, flags, dir_fd=self.folder))
+                _close(os.open(self.base, flags, dir_fd=self.folder))
             return found
 
         def _stat(self) -> os.stat_result | None:
@@ -360,9 +366,9 @@ if sys.platform != "win32":
                     )
                 head, base = os.path.split(os.readlink("", dir_fd=link))
             finally:
-                os.close(link)
+                _close(link)
             beyond = os.open(head or os.curdir, _FOLDER, dir_fd=self.folder)
-            os.close(self.folder)
+            _close(self.folder)
             self.folder, self.base = beyond, base
 
         def attributes(self) -> dict[str, bytes | None]:
@@ -375,7 +381,7 @@ if sys.platform != "win32":
                 try:
                     return _attributes(opened, follow=True)
                 finally:
-                    os.close(opened)
+                    _close(opened)
             except OSError as error:
                 return {} if error.errno in _NO_ATTRIBUTES else {_ACLS[0]: None}
 
@@ -423,7 +429,7 @@ if sys.platform != "win32":
             except OSError:  # it is in use, or nobody can tell, or it is not ours to remove
                 return False
             finally:
-                os.close(descriptor)
+                _close(descriptor)
 
         def leads_to(self, name: str, expected: os.stat_result) -> bool:
             try:
@@ -558,8 +564,7 @@ if sys.platform != "win32":
                 except OSError:  # an append-only folder: then at least without the content
                     with suppress(OSError):
                         os.ftruncate(self._descriptor, 0)
-            with suppress(OSError):  # all of it was written and closed through another descriptor
-                os.close(self._descriptor)
+            _close(self._descriptor)
 
         def lock(self) -> bool:
             """Whether nobody takes it for a dead process's from here on. Where there are no locks nobody can."""
