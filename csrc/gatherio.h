@@ -47,7 +47,7 @@ enum {
     GIO_E_MISCOUNTED = 0x20000016   /* io_uring tells wrong counts of transfers with this file system (FUSE) */
 };
 
-enum { GIO_READ = 0, GIO_WRITE = 1 };
+enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };
 
 /* What may be staged (copied through a page-aligned buffer): nothing, what alignment forbids otherwise, all. */
 enum { GIO_STAGE_NOTHING = 0, GIO_STAGE_RAGGED = 1, GIO_STAGE_ALL = 2 };
@@ -213,7 +213,8 @@ void gio_unregister(gio_registration *made, void *address);
  * pinned pages. At most `most` bytes in all queues together. Cheap where it is kept already. */
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most);
 
-/* Operations. Memory and segments must stay as they are until the outcome has been told. */
+/* Operations. Memory and segments must stay as they are until the outcome has been told. To a direction GIO_ANONYMOUS is
+ * added where the memory is sure to be no mapped file's, which somebody may cut shorter: then copies are cheaper. */
 int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
                    uint64_t offset, int32_t staging, uint64_t key);
 int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
