@@ -244,7 +244,7 @@ class File:
         queue = self._queue
         key = next(queue._keys)
         where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
-        direction = writes | self._memory_of(segments)
+        direction = writes | self._memory_of(segments) if segments.nbytes >= _LOOK_BYTES else writes
         operation = Operation(self, queue, key, writes, where, segments.nbytes, (segments, places))
         queue._inflight[key] = operation
         ticket = lib.gio_submit_batch(
@@ -286,7 +286,8 @@ class File:
         queue = self._queue
         key = next(queue._keys)
         pinned = None if copy or self._keep_registered(segments.base, segments.nbytes) else self._pinned(segments)
-        direction = writes if copy is False else writes | self._memory_of(segments)
+        looks = copy is not False and segments.nbytes >= _LOOK_BYTES
+        direction = writes | self._memory_of(segments) if looks else writes
         operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, direction, segments._native, len(segments), offset, _STAGING[copy], key)
@@ -294,8 +295,7 @@ class File:
 
     def _memory_of(self, segments: Segments) -> int:
         """What the core is told of the memory, for copies: through the page cache there are none."""
-        looks = self.direct and segments.nbytes >= _LOOK_BYTES
-        return _ANONYMOUS if looks and segments.anonymous else 0
+        return _ANONYMOUS if self.direct and segments.anonymous else 0
 
     def _keep_registered(self, memory: Array | None, nbytes: int) -> bool:
         """Whether memory of `gatherio.empty` is registered for good by now, where that is wanted and to be had."""

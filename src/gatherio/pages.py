@@ -97,12 +97,15 @@ def allocation_of(array: Array) -> Allocation | None:
 def is_anonymous(array: Array) -> bool:
     """Whether an array's memory is sure to be no mapped file's: this library's, numpy's own, or a bytes object's."""
     base: Any = array
-    while isinstance(base, np.ndarray):
+    while isinstance(base, (np.ndarray, memoryview)):
         if type(base) is Allocation:
             return True
-        if base.base is None:
+        if isinstance(base, memoryview):
+            base = base.obj
+        elif base.base is None:
             return bool(base.flags.owndata)
-        base = base.base
+        else:
+            base = base.base
     return isinstance(base, (bytes, bytearray))
 
 
