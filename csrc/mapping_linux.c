@@ -31,6 +31,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -635,12 +636,25 @@ static int is_too_much(int fd, uint64_t nbytes)
 static int take_lease(int fd) { return fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0; }
 static void give_lease(int fd) { fcntl(fd, F_SETLEASE, F_UNLCK); }
 
+/* Elsewhere (network file systems, FUSE) Linux may give a lease that other machines know nothing of. */
+static int leases_bind_all(int fd)
+{
+    static const uint32_t local[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC};
+    struct statfs volume;
+    if (fstatfs(fd, &volume) < 0)
+        return 0;
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+        if ((uint32_t)volume.f_type == local[i])
+            return 1;
+    return 0;
+}
+
 /* Frees what is reserved behind the end, which setting the length that it has does: under a lease, or somebody who appends
  * in this moment would be cut. Where there is none to be had, the space stays reserved. */
 static void free_behind_end(int fd)
 {
     struct stat status;
-    if (!take_lease(fd))
+    if (!leases_bind_all(fd) || !take_lease(fd))
         return;
     if (fstat(fd, &status) == 0 && ftruncate(fd, status.st_size) < 0)
         errno = 0; /* it stays reserved */
