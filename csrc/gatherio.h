@@ -47,7 +47,7 @@ enum {
     GIO_E_MISCOUNTED = 0x20000016   /* io_uring tells wrong counts of transfers with this file system (FUSE) */
 };
 
-enum { GIO_READ = 0, GIO_WRITE = 1 };
+enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };
 
 /* What may be staged (copied through a page-aligned buffer): nothing, what alignment forbids otherwise, all. */
 enum { GIO_STAGE_NOTHING = 0, GIO_STAGE_RAGGED = 1, GIO_STAGE_ALL = 2 };
@@ -213,7 +213,8 @@ void gio_unregister(gio_registration *made, void *address);
  * pinned pages. At most `most` bytes in all queues together. Cheap where it is kept already. */
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most);
 
-/* Operations. Memory and segments must stay as they are until the outcome has been told. */
+/* Operations. Memory and segments must stay as they are until the outcome has been told. To a direction GIO_ANONYMOUS is
+ * added where the memory is sure to be no mapped file's, which somebody may cut shorter: then copies are cheaper. */
 int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
                    uint64_t offset, int32_t staging, uint64_t key);
 int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
@@ -262,10 +263,13 @@ int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */
 void gio_event_free(gio_event *event);
 
 /* Sections: what can be mapped, a file or memory. Windows: the parts that are. The words are those of Windows.
- * `size` 0 is the file's; a longer file is made so first, with its space reserved. Memory is zero at first. A name is
- * plain text in the system's own encoding, known to this user only; who creates it (`created`) keeps others out until
- * gio_section_publish. Such a call may wait for another process, and be INTERRUPTED.
- * gio_section_close lets go of the file and the name; windows stay. gio_section_free comes last for the owner. Sections
+ * `size` 0 is the file's. Memory is zero at first. A name is plain text in the system's own encoding, known to this user
+ * only; who creates it (`created`) keeps others out until gio_section_publish. Such a call may wait for another process, and
+ * be INTERRUPTED.
+ * gio_section_reserve comes next: it makes a file that is shorter than `size` longer, with its space reserved, and gives new
+ * memory its pages, a part at a time. INTERRUPTED: call it again, and it goes on. It never makes a file shorter, and writes nothing.
+ * gio_section_close lets go of the file and the name; windows stay. It tells what closing the file gave, or who is inside
+ * another call for the section meanwhile does. gio_section_free comes last for the owner. Sections
  * are an exception to the rule about fork(): the child goes on with its parent's, and has names open in its own right. */
 typedef struct gio_section gio_section;
 typedef struct {
@@ -289,8 +293,9 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
                             gio_section_facts *facts);
 int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
                               gio_section **section, gio_section_facts *facts);
+int32_t gio_section_reserve(gio_section *section);
 void gio_section_publish(gio_section *section);
-void gio_section_close(gio_section *section);
+int32_t gio_section_close(gio_section *section);
 void gio_section_free(gio_section *section);
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);
 void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address);
@@ -302,8 +307,8 @@ int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes,
  * the granularity. BEYOND: not all of it is committed. */
 int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
-/* Between a window and other memory, GIO_READ out of the window. SHRUNK, and no fault, where the file has become
- * shorter than `end`, where the range ends in the file. */
+/* Between a window and other memory, GIO_READ out of the window; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
+ * where the file has become shorter than `end`, where the range ends in the file. */
 int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
                          uint64_t end);
 

@@ -75,6 +75,7 @@ typedef struct gio_operation {
     gio_cursor cursor;  /* at `planned` */
     uint32_t requests;  /* in flight */
     uint8_t cancelling;
+    uint8_t anonymous;     /* the memory is no mapped file's, so that its pages are there */
     uint8_t through_cache; /* all of it goes to the buffered handle, which has a lock on it. Windows */
 } gio_operation;
 
@@ -166,8 +167,18 @@ struct gio_file {
 /* The next piece of `operation`, its segments, and the cursor behind it. Touches nothing else. */
 void gio_plan_next(const gio_operation *operation, const gio_limits *limits, gio_segment *segments,
                    gio_piece *piece, gio_cursor *after);
-void gio_copy_from_segments(const gio_operation *operation, gio_cursor cursor, void *to, uint64_t nbytes);
-void gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, const void *from, uint64_t nbytes);
+/* Between the segments and a staging buffer. 0, or the system's code for an address with no memory behind it. */
+int32_t gio_copy_from_segments(const gio_operation *operation, gio_cursor cursor, void *to, uint64_t nbytes);
+int32_t gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, const void *from, uint64_t nbytes);
+void gio_copy_plainly(int32_t direction, const gio_segment *memory, uint64_t count, void *ours);
+
+/* ---- copy_*.c: memory whose pages may be gone ------------------------------------------------------------ */
+
+/* Between `count` (1024 at most) segments of less than 2 GiB together and one run: GIO_WRITE takes from the segments,
+ * GIO_READ fills them. Where the segments or the run are of a mapped file, and the file has been cut: the code of the system
+ * for an address with nothing behind it, and no signal or exception. Plain copies where the system refuses to do that. */
+int32_t gio_copy_guarded(int32_t direction, const gio_segment *memory, uint64_t count, void *ours);
+int gio_copy_is_guarded(void); /* 0: it refuses */
 
 /* ---- order.c: of the writes of one file. Lock held ------------------------------------------------------- */
 

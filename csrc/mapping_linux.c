@@ -5,9 +5,10 @@
  * section's being closed, for arrays lie in them; the structure goes with the last of both.
  *
  * A file that is cut shorter under a mapping turns its tail into SIGBUS. Within this process that is refused, as Windows
- * does: all sections are in one list, and who sets a file's length asks gio_is_mapped. Against other
- * processes nothing helps but not to touch the memory oneself: gio_section_copy has the kernel do it
- * (process_vm_readv(2) with our own process at both ends), which answers EFAULT where a load would be a SIGBUS.
+ * does: all sections are in one list, and who sets a file's length asks gio_is_mapped. Memory without a name is sealed
+ * against it (F_SEAL_SHRINK in fcntl(2)). For files, that of a name included, nothing helps against other processes but not
+ * to touch the memory oneself: gio_section_copy has the kernel do it (copy_linux.c), which answers EFAULT where a load would
+ * be a SIGBUS.
  *
  * A name has to go with its last user, and a user who was killed cannot clean up. So a name's file carries two locks,
  * each a byte far behind its end, and the kernel drops a dead process's locks:
@@ -21,22 +22,26 @@
  *     close: take the gate; is life to be had exclusively? Then we are the last: remove the name. The locks go with the
  *            descriptor.
  *
- * They are OFD locks: they belong to the descriptor that open(2) made, not to the process, so that a process may open a
- * name twice. A forked child has that same descriptor and would speak for its parent: it takes one of its own
- * (hold_names_in_child).
+ * They are OFD locks: they belong to the open file description that open(2) made, not to the process, so that a process may
+ * open a name twice. A forked child has that same one and would speak for its parent: it takes one of its own
+ * (hold_names_in_child). A window refers to the one it was mapped of, and a child's windows would keep a dead parent's locks
+ * alive: so windows are mapped of another one, which is opened for that and closed again. A name costs one descriptor.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,16 +51,20 @@
 #define SHARED_MEMORY "/dev/shm"
 
 enum { HUGE_PAGE_BYTES = 2 * 1024 * 1024, HUGE_PAGE_SHIFT = 21 };
-static const off_t GATE = (off_t)1 << 62, LIFE = ((off_t)1 << 62) + 1;
+/* Memory that is given pages at once: a tenth of a second, in which Python does not see signals. */
+enum { STEP_BYTES = 256 * 1024 * 1024, STEP_BYTES_MIN = 64 * 1024 };
+static const off_t GATE = (off_t)1 << 62, LIFE = ((off_t)1 << 62) + 1, LENGTH = ((off_t)1 << 62) + 2;
 
 struct gio_section {
     gio_section *next;     /* in the list of all */
-    int fd;                /* of what is mapped */
-    int gate;              /* of the same file, with the locks of the name, or -1. Not mapped: that keeps locks alive */
+    int fd;                /* of what is mapped; of a name's file with the locks of the name */
     char *name;            /* its path in /dev/shm, or NULL */
     uint64_t device, inode, size;
+    int grows;             /* the file is not that long yet, ... */
+    uint64_t reserved;     /* ... its space is there up to here, ... */
+    uint64_t step;         /* ... and so much more is asked for next; 0: not begun */
     int protection, flags; /* of mmap */
-    int is_file;           /* somebody else may cut it shorter */
+    int cuttable;          /* somebody else may make it shorter */
     int closed;            /* takes no more calls ... */
     uint64_t calls;        /* ... and the descriptors go when these have left */
     uint64_t windows;
@@ -85,26 +94,31 @@ static void link_section(gio_section *section)
 }
 
 static void remove_name(const char *path, int fd);
-static void close_gate(int fd);
+static void close_name(int fd);
 
-/* List locked, and released meanwhile. Gives back what nobody needs any more. */
-static void settle(gio_section *section)
+/* Network file systems and FUSE tell here that what was written has got lost. A signal does not keep it from being closed. */
+static int32_t close_file(int fd) { return close(fd) == 0 || errno == EINTR ? 0 : errno; }
+
+/* List locked, and released meanwhile. Gives back what nobody needs any more. Returns what closing the file gave. */
+static int32_t settle(gio_section *section)
 {
-    int fd = section->closed && section->calls == 0 ? section->fd : -1, gate = section->gate;
+    int fd = section->closed && section->calls == 0 ? section->fd : -1;
+    int32_t code = 0;
     if (fd >= 0) {
-        section->fd = section->gate = -1;
+        section->fd = -1;
         section->calls++; /* nobody frees it under us */
         unlock_list();
-        close(fd);
-        if (gate >= 0) {
-            remove_name(section->name, gate);
-            close_gate(gate);
+        if (section->name) {
+            remove_name(section->name, fd);
+            close_name(fd);
+        } else {
+            code = close_file(fd);
         }
         lock_list();
         section->calls--;
     }
     if (section->fd >= 0 || section->held || section->calls != 0 || section->windows != 0)
-        return;
+        return code;
     gio_section **at = &sections;
     while (*at && *at != section)
         at = &(*at)->next;
@@ -112,6 +126,7 @@ static void settle(gio_section *section)
         *at = section->next;
     free(section->name);
     free(section);
+    return code;
 }
 
 /* Between enter and leave the descriptor stays open. */
@@ -124,19 +139,21 @@ static int32_t enter(gio_section *section)
     return code;
 }
 
-static void leave(gio_section *section)
+/* Returns `code`. If another thread has closed the section meanwhile, it is closed now: what that gives is told here. */
+static int32_t leave(gio_section *section, int32_t code)
 {
     lock_list();
     section->calls--;
-    settle(section);
+    int32_t closing = settle(section);
     unlock_list();
+    return code ? code : closing;
 }
 
 int gio_is_mapped(uint64_t device, uint64_t inode)
 {
     lock_list();
     const gio_section *at = sections;
-    while (at && !(at->is_file && at->device == device && at->inode == inode && (!at->closed || at->windows != 0)))
+    while (at && !(at->cuttable && at->device == device && at->inode == inode && (!at->closed || at->windows != 0)))
         at = at->next;
     unlock_list();
     return at != NULL;
@@ -149,7 +166,7 @@ static int32_t new_section(int32_t access, int32_t flags, gio_section **out)
     gio_section *section = calloc(1, sizeof *section);
     if (section == NULL)
         return ENOMEM;
-    section->fd = section->gate = -1;
+    section->fd = -1;
     section->held = 1;
     section->protection = PROT_READ | (access == GIO_MAP_READ ? 0 : PROT_WRITE) |
                           (flags & GIO_MAP_EXECUTE ? PROT_EXEC : 0);
@@ -163,8 +180,6 @@ static void discard(gio_section *section)
 {
     if (section->fd >= 0)
         close(section->fd);
-    if (section->gate >= 0)
-        close_gate(section->gate);
     free(section->name);
     free(section);
 }
@@ -174,34 +189,16 @@ static void tell(gio_section *section, int32_t flags, int32_t created, gio_secti
     facts->size = section->size;
     facts->granularity = flags & GIO_MAP_LARGE_PAGES ? HUGE_PAGE_BYTES : (uint64_t)sysconf(_SC_PAGESIZE);
     facts->created = created;
-    facts->device = section->device;
-    facts->inode = section->inode;
+    facts->device = section->name ? 0 : section->device;
+    facts->inode = section->name ? 0 : section->inode;
     link_section(section);
 }
 
-/* Makes the file `size` bytes long with the new part's space reserved. */
-static int32_t grow(int fd, uint64_t before, uint64_t size)
+static void is_known_by(gio_section *section, const struct stat *status)
 {
-    static const char zeros[64 * 1024];
-    int result;
-
-    do
-        result = fallocate(fd, 0, (off_t)before, (off_t)(size - before));
-    while (result < 0 && errno == EINTR);
-    int32_t code = result < 0 ? errno : 0;
-    if (code == EOPNOTSUPP || code == ENOSYS) { /* no reservation here: zeros take their place for real */
-        code = 0;
-        for (uint64_t at = before; at < size && code == 0;) {
-            ssize_t count = pwrite(fd, zeros, (size_t)gio_min(size - at, sizeof zeros), (off_t)at);
-            if (count >= 0)
-                at += (uint64_t)count;
-            else if (errno != EINTR)
-                code = errno;
-        }
-    }
-    if (code && ftruncate(fd, (off_t)before) < 0) /* what it did reserve */
-        return errno;
-    return code;
+    section->cuttable = 1;
+    section->device = (uint64_t)status->st_dev;
+    section->inode = (uint64_t)status->st_ino;
 }
 
 int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **out,
@@ -231,16 +228,16 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
         code = GIO_E_EMPTY;
     else if (size > (uint64_t)status.st_size && access != GIO_MAP_WRITE)
         code = GIO_E_BEYOND;
-    else if (size > (uint64_t)status.st_size)
-        code = grow(section->fd, (uint64_t)status.st_size, size);
     if (code) {
         discard(section);
         return code;
     }
-    section->is_file = 1;
     section->size = size ? size : (uint64_t)status.st_size;
-    section->device = (uint64_t)status.st_dev;
-    section->inode = (uint64_t)status.st_ino;
+    if (section->size > (uint64_t)status.st_size) {
+        section->grows = 1;
+        section->reserved = (uint64_t)status.st_size;
+    }
+    is_known_by(section, &status);
     tell(section, flags, 0, facts);
     *out = section;
     return 0;
@@ -269,7 +266,7 @@ static int32_t of_nameless_memory(int32_t access, int32_t flags, uint64_t size, 
     if (huge)
         size = gio_round_up(size, HUGE_PAGE_BYTES);
     section->size = size;
-    section->fd = memfd_create("gatherio", MFD_CLOEXEC | (unsigned)huge);
+    section->fd = memfd_create("gatherio", MFD_CLOEXEC | MFD_ALLOW_SEALING | (unsigned)huge);
     if (section->fd < 0 || ftruncate(section->fd, (off_t)size) < 0)
         code = errno;
     else if (huge && fallocate(section->fd, 0, 0, (off_t)size) < 0) /* reserved pages: all of them, or none */
@@ -278,6 +275,7 @@ static int32_t of_nameless_memory(int32_t access, int32_t flags, uint64_t size, 
         discard(section);
         return code;
     }
+    section->cuttable = fcntl(section->fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0;
     tell(section, flags, 1, facts);
     *out = section;
     return 0;
@@ -299,7 +297,7 @@ static int32_t lock_byte(int fd, off_t byte, short type, int waits)
 }
 
 /* Closing gives locks back only with the last descriptor, and a child that was forked in this moment may have one. */
-static void close_gate(int fd)
+static void close_name(int fd)
 {
     struct flock all;
     memset(&all, 0, sizeof all);
@@ -323,18 +321,24 @@ static int still_has_the_name(const char *path, const struct stat *status)
     return lstat(path, &now) == 0 && now.st_dev == status->st_dev && now.st_ino == status->st_ino;
 }
 
-/* The last one out. Does not wait for ever: a process that was stopped may hold the gate. The file is then left to whoever
- * makes a name next (sweep). */
-static void remove_name(const char *path, int fd)
+/* Does not wait for ever: a process that was stopped may have the lock. */
+static int32_t lock_patiently(int fd, off_t byte)
 {
     enum { PATIENCE_MS = 1000 };
     static const struct timespec millisecond = {0, 1000000};
-    struct stat status;
     int32_t code;
 
-    for (int i = 0; (code = lock_byte(fd, GATE, F_WRLCK, 0)) == EAGAIN && i < PATIENCE_MS; i++)
+    for (int i = 0; (code = lock_byte(fd, byte, F_WRLCK, 0)) == EAGAIN && i < PATIENCE_MS; i++)
         nanosleep(&millisecond, NULL);
-    if (code == 0 && lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && fstat(fd, &status) == 0 &&
+    return code;
+}
+
+/* The last one out. Where the gate is not to be had, the file is left to whoever makes a name later (sweep). */
+static void remove_name(const char *path, int fd)
+{
+    struct stat status;
+
+    if (lock_patiently(fd, GATE) == 0 && lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && fstat(fd, &status) == 0 &&
         still_has_the_name(path, &status))
         unlink(path);
 }
@@ -344,30 +348,112 @@ static int name_prefix(char *prefix, size_t room)
     return snprintf(prefix, room, "gatherio-%u-", (unsigned)geteuid());
 }
 
-/* Removes what processes that were killed have left behind. Whoever is about to open such a file finds out (at the
- * gate) that it has lost its name. */
+/* Whether somebody has it open, or is about to, or nobody can tell. */
+static int is_in_use(int fd)
+{
+    struct flock lock;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = GATE;
+    lock.l_len = LIFE - GATE + 1;
+    return fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+/* Removes the file unless somebody lives there. Whoever is about to open it finds out (at the gate) that it has lost its
+ * name. Returns whether somebody does. */
+static int remove_if_dead(const char *path)
+{
+    struct stat status;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return 0;
+    int in_use = is_in_use(fd);
+    if (!in_use && check_ours(fd, &status) == 0 && lock_byte(fd, GATE, F_WRLCK, 0) == 0 &&
+        lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && still_has_the_name(path, &status))
+        unlink(path);
+    if (in_use)
+        close(fd);
+    else
+        close_name(fd);
+    return in_use;
+}
+
+/* A folder's entries, a few at a time: readdir(3) would have the kernel list 32 KiB of them. */
+_Static_assert(sizeof(ino_t) == 8 && offsetof(struct dirent, d_name) == 19, "struct linux_dirent64, of getdents64(2)");
+
+typedef struct {
+    int folder;
+    size_t at, end;
+    _Alignas(struct dirent) char buffer[1024];
+} listing;
+
+static void go_to(listing *list, off_t position)
+{
+    lseek(list->folder, position, SEEK_SET);
+    list->at = list->end = 0;
+}
+
+static const struct dirent *next_entry(listing *list)
+{
+    if (list->at == list->end) {
+        long count = syscall(SYS_getdents64, list->folder, list->buffer, sizeof list->buffer);
+        list->at = 0;
+        list->end = count > 0 ? (size_t)count : 0;
+    }
+    if (list->at == list->end)
+        return NULL;
+    const struct dirent *entry = (const struct dirent *)(list->buffer + list->at);
+    list->at += entry->d_reclen;
+    return entry;
+}
+
+/* The first time in a process: another one for each, for some make a single name. */
+static off_t anywhere(listing *list)
+{
+    const struct dirent *entry;
+    uint64_t count = 0;
+    off_t position = 0;
+
+    while (next_entry(list))
+        count++;
+    go_to(list, 0);
+    for (uint64_t i = count ? (uint64_t)getpid() % count : 0; i != 0 && (entry = next_entry(list)) != NULL; i--)
+        position = entry->d_off;
+    return position;
+}
+
+/* Removes what processes that were killed have left behind. It looks at a few names that are in use, and at the dead between
+ * them, and goes on from there the next time. So a name costs the same however many there are, and the dead remain few. */
 static void sweep(void)
 {
+    enum { LOOKS = 8, ENTRIES = 1000 /* others' files are in this folder, too */ };
+    static off_t last = -1;
     char prefix[40], path[sizeof SHARED_MEMORY + 256];
     int length = name_prefix(prefix, sizeof prefix);
-    struct dirent *entry;
-    struct stat status;
-    DIR *folder = opendir(SHARED_MEMORY);
+    listing list = {open(SHARED_MEMORY, O_RDONLY | O_DIRECTORY | O_CLOEXEC), 0, 0, {0}};
 
-    while (folder && (entry = readdir(folder)) != NULL) {
-        if (strncmp(entry->d_name, prefix, (size_t)length) != 0)
+    if (list.folder < 0)
+        return;
+    off_t position = __atomic_load_n(&last, __ATOMIC_RELAXED);
+    if (position < 0)
+        position = anywhere(&list);
+    go_to(&list, position);
+    int wrapped = position == 0;
+    for (int looks = 0, entries = 0; looks < LOOKS && entries < ENTRIES; entries++) {
+        const struct dirent *entry = next_entry(&list);
+        position = entry ? entry->d_off : 0;
+        if (entry == NULL && wrapped++)
+            break;
+        if (entry == NULL)
+            go_to(&list, 0);
+        if (entry == NULL || strncmp(entry->d_name, prefix, (size_t)length) != 0)
             continue;
         snprintf(path, sizeof path, "%s/%s", SHARED_MEMORY, entry->d_name);
-        int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-        if (fd < 0)
-            continue;
-        if (check_ours(fd, &status) == 0 && lock_byte(fd, GATE, F_WRLCK, 0) == 0 &&
-            lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && still_has_the_name(path, &status))
-            unlink(path);
-        close_gate(fd);
+        looks += remove_if_dead(path);
     }
-    if (folder)
-        closedir(folder);
+    __atomic_store_n(&last, position, __ATOMIC_RELAXED);
+    close(list.folder);
 }
 
 /* Opens the name's file and goes through the gate, which stays ours. `*alone`: nobody has the name open. */
@@ -395,27 +481,34 @@ static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone
                 return 0;
             }
         }
-        close_gate(fd);
+        close_name(fd);
         if (code)
             return code;
     }
 }
 
-static int32_t fill_new_name(int fd, int32_t flags, uint64_t size)
+static int32_t empty_new_name(int fd, int32_t flags, uint64_t size)
 {
     if (ftruncate(fd, 0) < 0 /* what the dead have left */ || fchmod(fd, 0600) < 0 /* whatever the umask */)
         return errno;
     if (flags & GIO_MAP_RESERVE)
         return ftruncate(fd, (off_t)size) < 0 ? errno : 0;
-    int32_t code = would_fit(size);
-    return code ? code : grow(fd, 0, size);
+    return would_fit(size);
 }
 
-/* The same file by another descriptor, with locks of its own. */
-static int open_again(int fd)
+/* The name's file once more, with locks of its own: by the name, and if somebody has taken that away, by /proc. */
+static int open_again(const gio_section *section)
 {
     char path[40];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    struct stat status;
+    int fd = open(section->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+    if (fd >= 0 && fstat(fd, &status) == 0 && (uint64_t)status.st_dev == section->device &&
+        (uint64_t)status.st_ino == section->inode)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", section->fd);
     return open(path, O_RDWR | O_CLOEXEC);
 }
 
@@ -433,26 +526,30 @@ static int32_t of_named_memory(const char *name, int32_t create, int32_t access,
     int32_t code = new_section(access, flags, &section);
     if (code)
         return code;
-    code = enter_gate(path, create, &section->gate, &alone);
-    if (code == 0 && alone && !create) { /* the dead's */
-        unlink(path);
+    if ((section->name = strdup(path)) == NULL)
+        code = ENOMEM;
+    else
+        code = enter_gate(path, create, &section->fd, &alone);
+    if (code == 0 && alone && !create) /* the dead's */
         code = ENOENT;
-    }
     if (code == 0 && alone) {
         sweep(); /* not this one: its gate is taken */
-        code = fill_new_name(section->gate, flags, size);
+        code = empty_new_name(section->fd, flags, size);
     }
-    if (code == 0 && ((section->fd = open_again(section->gate)) < 0 || fstat(section->fd, &status) < 0))
+    if (code == 0 && fstat(section->fd, &status) < 0)
         code = errno;
-    if (code == 0 && (section->name = strdup(path)) == NULL)
-        code = ENOMEM;
     if (code) {
-        if (alone && create)
+        if (alone)
             unlink(path);
+        if (section->fd >= 0)
+            close_name(section->fd);
+        section->fd = -1;
         discard(section);
         return code;
     }
-    section->size = (uint64_t)status.st_size;
+    section->size = alone ? size : (uint64_t)status.st_size;
+    section->grows = alone && !(flags & GIO_MAP_RESERVE);
+    is_known_by(section, &status);
     tell(section, flags, alone, facts);
     if (!alone)
         gio_section_publish(section);
@@ -462,11 +559,11 @@ static int32_t of_named_memory(const char *name, int32_t create, int32_t access,
 
 void gio_section_publish(gio_section *section)
 {
-    if (section->gate < 0 || enter(section))
+    if (section->name == NULL || enter(section))
         return;
-    lock_byte(section->gate, LIFE, F_RDLCK, 0); /* from exclusive to shared, in one step: cannot fail */
-    lock_byte(section->gate, GATE, F_UNLCK, 0);
-    leave(section);
+    lock_byte(section->fd, LIFE, F_RDLCK, 0); /* from exclusive to shared, in one step: cannot fail */
+    lock_byte(section->fd, GATE, F_UNLCK, 0);
+    leave(section, 0);
 }
 
 int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
@@ -486,25 +583,26 @@ int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, 
 static void hold_names_in_child(void)
 {
     for (gio_section *at = sections; at; at = at->next) {
-        if (at->gate < 0)
+        if (at->name == NULL || at->fd < 0)
             continue;
-        int gate = open_again(at->gate);
-        if (gate >= 0 && lock_byte(gate, LIFE, F_RDLCK, 0) != 0) {
-            close(gate);
-            gate = -1;
+        int fd = open_again(at);
+        close(at->fd);
+        at->fd = fd;
+        if (fd < 0 || lock_byte(fd, LIFE, F_RDLCK, 0) != 0) {
+            free(at->name);
+            at->name = NULL;
         }
-        close(at->gate);
-        at->gate = gate;
     }
     unlock_list();
 }
 
-void gio_section_close(gio_section *section)
+int32_t gio_section_close(gio_section *section)
 {
     lock_list();
     section->closed = 1;
-    settle(section);
+    int32_t code = settle(section);
     unlock_list();
+    return code;
 }
 
 void gio_section_free(gio_section *section)
@@ -518,6 +616,126 @@ void gio_section_free(gio_section *section)
     unlock_list();
 }
 
+/* ---- space ------------------------------------------------------------------------------------------------------ */
+
+/* Whether so many bytes more are more than there is room for, as far as the file system tells: one of 0 blocks does not
+ * know. Root may use what is set aside for it. */
+static int is_too_much(int fd, uint64_t nbytes)
+{
+    struct statfs volume;
+    if (fstatfs(fd, &volume) < 0 || volume.f_blocks == 0)
+        return 0;
+    uint64_t block = (uint64_t)(volume.f_frsize ? volume.f_frsize : volume.f_bsize), room = volume.f_bavail;
+    if (geteuid() == 0)
+        room = gio_max(room, volume.f_bfree);
+    return block != 0 && nbytes / block > room;
+}
+
+/* A lease is given to one who alone has the file open, and everybody else waits in open(2) until it goes. Who waits has us
+ * told by a signal: SIGIO, which would end the process, if no other is named. */
+static int take_lease(int fd) { return fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0; }
+static void give_lease(int fd) { fcntl(fd, F_SETLEASE, F_UNLCK); }
+
+/* Elsewhere (network file systems, FUSE) Linux may give a lease that other machines know nothing of. */
+static int leases_bind_all(int fd)
+{
+    static const uint32_t local[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC};
+    struct statfs volume;
+    if (fstatfs(fd, &volume) < 0)
+        return 0;
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+        if ((uint32_t)volume.f_type == local[i])
+            return 1;
+    return 0;
+}
+
+/* Frees what is reserved behind the end, which setting the length that it has does: under a lease, or somebody who appends
+ * in this moment would be cut. Where there is none to be had, the space stays reserved. */
+static void free_behind_end(int fd)
+{
+    struct stat status;
+    if (!leases_bind_all(fd) || !take_lease(fd))
+        return;
+    if (fstat(fd, &status) == 0 && ftruncate(fd, status.st_size) < 0)
+        errno = 0; /* it stays reserved */
+    give_lease(fd);
+}
+
+/* Without fallocate(2) there is ftruncate(2) alone, which cuts what somebody has appended since one looked. So we look right
+ * before, one of us at a time, under a lease where there is one to be had. Where there is none, because somebody else has the
+ * file open or it is another user's, or somebody on another machine does not know of it, this remains: who within these
+ * microseconds makes the file longer than `size` is cut back to it. Nothing below `size` is ever touched. */
+static int32_t lengthen_by_ftruncate(int fd, uint64_t size)
+{
+    struct stat status;
+    int32_t code = 0;
+    int leased = take_lease(fd);
+
+    if (!leased)
+        lock_patiently(fd, LENGTH);
+    if (fstat(fd, &status) < 0 || ((uint64_t)status.st_size < size && ftruncate(fd, (off_t)size) < 0))
+        code = errno;
+    if (leased)
+        give_lease(fd);
+    else
+        lock_byte(fd, LENGTH, F_UNLCK, 0);
+    return code;
+}
+
+/* Makes the file as long as the section, its space reserved where the file system can: first the space, which nobody sees,
+ * a step in each call, then the length. Neither writes a byte or makes the file shorter, whatever others do to it meanwhile. */
+static int32_t lengthen(gio_section *section)
+{
+    struct stat status;
+    int fd = section->fd;
+
+    if (fstat(fd, &status) < 0)
+        return errno;
+    uint64_t has = (uint64_t)status.st_blocks * 512;
+    section->step = section->step ? section->step : STEP_BYTES;
+    if (section->size > has && is_too_much(fd, section->size - has))
+        return ENOSPC; /* before ext4 takes all that there is, and then fails */
+    if (section->reserved < section->size) {
+        uint64_t step = gio_min(section->step, section->size - section->reserved);
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)section->reserved, (off_t)step) < 0) {
+            section->step = gio_max(step / 2, STEP_BYTES_MIN); /* tmpfs gives up a whole step when there is a signal */
+            return errno;
+        }
+        section->reserved += step;
+    }
+    if (section->reserved < section->size)
+        return GIO_E_INTERRUPTED; /* nobody else looks at signals meanwhile */
+    return fallocate(fd, 0, (off_t)section->size - 1, 1) < 0 ? errno : 0;
+}
+
+static int32_t make_as_long(gio_section *section)
+{
+    int fd = section->fd;
+    int32_t code = lengthen(section);
+    if (code == EOPNOTSUPP && fallocate(fd, 0, (off_t)section->reserved, (off_t)(section->size - section->reserved)) == 0)
+        return 0; /* NFS 4.2 knows this way only */
+    if (code == EOPNOTSUPP)
+        code = errno;
+    if (code == EOPNOTSUPP || code == ENOSYS)
+        code = lengthen_by_ftruncate(fd, section->size);
+    if (code == EINTR)
+        return GIO_E_INTERRUPTED;
+    if (code && code != GIO_E_INTERRUPTED)
+        free_behind_end(fd);
+    return code;
+}
+
+int32_t gio_section_reserve(gio_section *section)
+{
+    int32_t code = enter(section);
+    if (code)
+        return code;
+    if (section->grows)
+        code = make_as_long(section);
+    section->grows = section->grows && code != 0;
+    return leave(section, code);
+}
+
 /* ---- windows -------------------------------------------------------------------------------------------------- */
 
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address)
@@ -525,7 +743,8 @@ int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, 
     int32_t code = enter(section);
     if (code)
         return code;
-    void *mapped = mmap(NULL, nbytes, section->protection, section->flags, section->fd, (off_t)offset);
+    int fd = section->name ? open_again(section) : section->fd; /* see above */
+    void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, nbytes, section->protection, section->flags, fd, (off_t)offset);
     if (mapped == MAP_FAILED) {
         code = errno;
     } else {
@@ -534,8 +753,9 @@ int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, 
         section->windows++;
         unlock_list();
     }
-    leave(section);
-    return code;
+    if (fd >= 0 && fd != section->fd)
+        close(fd);
+    return leave(section, code);
 }
 
 void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address)
@@ -556,8 +776,7 @@ int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes)
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), slack = (uint64_t)(uintptr_t)address % page;
     if (msync((char *)address - slack, (size_t)(nbytes + slack), MS_SYNC) < 0)
         code = errno;
-    leave(section);
-    return code;
+    return leave(section, code);
 }
 
 /* What was written through any mapping is in the page cache like anything else. */
@@ -568,8 +787,7 @@ int32_t gio_section_flush_all(gio_section *section)
         return code;
     if (fsync(section->fd) < 0)
         code = errno;
-    leave(section);
-    return code;
+    return leave(section, code);
 }
 
 int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes, int32_t advice)
@@ -592,17 +810,13 @@ int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes,
 int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
 {
     (void)address; /* of a window that may be read-only, or a copy */
-    int result;
     int32_t code = would_fit(nbytes);
     if (code == 0)
         code = enter(section);
     if (code)
         return code;
-    do
-        result = fallocate(section->fd, 0, (off_t)offset, (off_t)nbytes);
-    while (result < 0 && errno == EINTR);
-    if (result < 0) {
-        code = errno;
+    if (fallocate(section->fd, 0, (off_t)offset, (off_t)nbytes) < 0) {
+        code = errno == EINTR ? GIO_E_INTERRUPTED : errno;
     } else {
         void *mapped = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, section->fd, (off_t)offset);
         if (mapped == MAP_FAILED) {
@@ -612,8 +826,7 @@ int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset,
             munmap(mapped, nbytes);
         }
     }
-    leave(section);
-    return code;
+    return leave(section, code);
 }
 
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
@@ -627,47 +840,58 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
         code = errno;
     else if ((uint64_t)hole < offset + nbytes)
         code = GIO_E_BEYOND;
-    leave(section);
-    return code;
+    return leave(section, code);
 }
 
 /* ---- copies that survive a file's being cut ------------------------------------------------------------------- */
 
-static int32_t kernel_copies(void *window, void *memory, uint64_t nbytes, int32_t direction)
+static int is_shorter_than(gio_section *section, uint64_t end)
 {
-    for (uint64_t done = 0; done < nbytes;) {
-        size_t step = (size_t)gio_min(nbytes - done, 0x7ffff000); /* MAX_RW_COUNT: more is cut short */
-        struct iovec here = {(char *)memory + done, step}, there = {(char *)window + done, step};
-        ssize_t count = direction == GIO_READ ? process_vm_readv(getpid(), &here, 1, &there, 1, 0)
-                                              : process_vm_writev(getpid(), &here, 1, &there, 1, 0);
-        if (count < 0)
-            return errno;
-        if (count == 0)
-            return EFAULT;
-        done += (uint64_t)count;
+    struct stat status;
+    return section->cuttable && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end;
+}
+
+/* In steps, for a call moves less than 2 GiB. */
+static int32_t copy(int32_t direction, int plainly, char *window, char *memory, uint64_t nbytes)
+{
+    enum { STEP_BYTES = 1 << 30 };
+    int32_t code = 0;
+    for (uint64_t at = 0; at < nbytes && code == 0; at += STEP_BYTES) {
+        gio_segment part = {(uint64_t)(uintptr_t)(memory + at), gio_min(nbytes - at, STEP_BYTES)};
+        if (plainly)
+            gio_copy_plainly(direction, &part, 1, window + at);
+        else
+            code = gio_copy_guarded(direction, &part, 1, window + at);
     }
-    return 0;
+    return code;
+}
+
+/* A page at a time, into a page that is thrown away. */
+static int is_gone(char *memory, uint64_t nbytes)
+{
+    char page[4096];
+    int32_t code = 0;
+    for (uint64_t at = 0; at < nbytes && code == 0; at += sizeof page)
+        code = copy(GIO_WRITE, 0, page, memory + at, gio_min(nbytes - at, sizeof page));
+    return code != 0;
 }
 
 int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
                          uint64_t end)
 {
-    struct stat status;
+    int plainly = !section->cuttable && (direction & GIO_ANONYMOUS);
     int32_t code = enter(section);
     if (code)
         return code;
-    /* Memory stays as long as it is: what is faster, for the processor need not fault every page in first. */
-    code = section->is_file ? kernel_copies(window, memory, nbytes, direction) : ENOSYS;
-    if (code == EPERM || code == ENOSYS) { /* in a sandbox: look, and hope that nobody cuts the file in this moment */
-        code = section->is_file && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end ? EFAULT : 0;
-        if (code == 0)
-            memcpy(direction == GIO_READ ? memory : window, direction == GIO_READ ? window : memory, (size_t)nbytes);
-    }
+    direction &= GIO_WRITE;
+    if (!plainly && !gio_copy_is_guarded() && is_shorter_than(section, end))
+        code = GIO_E_SHRUNK; /* and hope that nobody cuts the file in this moment */
+    else
+        code = copy(direction, plainly, window, memory, nbytes);
     /* The rest of the last page reads as zeros and takes what is written, and all of it is lost. */
-    if (section->is_file && code == 0 && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end)
-        code = EFAULT;
-    if (code == EFAULT)
+    if (code == 0 && is_shorter_than(section, end))
+        code = GIO_E_SHRUNK;
+    if (code == EFAULT && section->cuttable && !is_gone(memory, nbytes))
         code = GIO_E_SHRUNK; /* though by now it may be long enough again */
-    leave(section);
-    return code;
+    return leave(section, code);
 }

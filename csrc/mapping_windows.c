@@ -153,7 +153,8 @@ static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HAN
     return 0;
 }
 
-/* CreateFileMapping makes the file longer by itself, and fails where the disk is full. */
+/* CreateFileMapping makes the file longer by itself, and fails where the disk is full. Should it fail behind that, the file
+ * stays longer: to cut it would cut what somebody else has written there. */
 int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **out,
                             gio_section_facts *facts)
 {
@@ -176,8 +177,6 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
                                              (DWORD)(size >> 32), (DWORD)size, NULL);
         if (section->handle == NULL)
             code = (int32_t)GetLastError();
-        if (code && size > before)
-            gio_set_end(section->file, before);
     }
     if (code) {
         close_handles(section);
@@ -305,12 +304,21 @@ void gio_section_publish(gio_section *section)
     section->gate = NULL;
 }
 
-void gio_section_close(gio_section *section)
+/* Files are made long enough, and memory is committed, when they are mapped. */
+int32_t gio_section_reserve(gio_section *section)
+{
+    (void)section;
+    return 0;
+}
+
+/* CloseHandle tells nothing of what was written: FlushFileBuffers does. */
+int32_t gio_section_close(gio_section *section)
 {
     lock_list();
     section->closed = 1;
     settle(section);
     unlock_list();
+    return 0;
 }
 
 void gio_section_free(gio_section *section)
@@ -455,10 +463,12 @@ int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, 
     int32_t code = enter(section);
     LARGE_INTEGER size;
     SIZE_T done;
+    int plainly = section->file == INVALID_HANDLE_VALUE && (direction & GIO_ANONYMOUS);
 
     if (code)
         return code;
-    if (section->file == INVALID_HANDLE_VALUE)
+    direction &= GIO_WRITE;
+    if (plainly)
         memcpy(direction == GIO_READ ? memory : window, direction == GIO_READ ? window : memory, (size_t)nbytes);
     else if (direction == GIO_READ && !ReadProcessMemory(GetCurrentProcess(), window, memory, (SIZE_T)nbytes, &done))
         code = ERROR_READ_FAULT;

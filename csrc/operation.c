@@ -305,8 +305,11 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
         if (operation->direction == GIO_READ && moved != 0) {
             queue->backend->submit(queue);   /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request still counts as in flight, so nothing can go away */
-            gio_copy_to_segments(operation, request->cursor, (char *)request->stage + piece->head, moved);
+            int32_t copied =
+                gio_copy_to_segments(operation, request->cursor, (char *)request->stage + piece->head, moved);
             gio_mutex_lock(&queue->mutex);
+            if (copied)
+                code = copied, moved = 0;
         }
         give_stage(queue, stage_kind(piece), request->stage);
         request->stage = NULL;
@@ -571,10 +574,11 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         if (operation->direction == GIO_WRITE) {
             queue->backend->submit(queue);   /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request counts as in flight, so nothing can go away */
-            gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
+            int32_t code =
+                gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
             gio_mutex_lock(&queue->mutex);
-            if (operation->cancelling) {
-                end_request(queue, request, GIO_E_CANCELLED);
+            if (code || operation->cancelling) {
+                end_request(queue, request, code ? code : GIO_E_CANCELLED);
                 return 1;
             }
         }
@@ -738,7 +742,8 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
     operation->ticket = ++queue->generation << GIO_INDEX_BITS | index;
     operation->key = key;
     operation->file = file;
-    operation->direction = direction;
+    operation->direction = direction & GIO_WRITE;
+    operation->anonymous = (direction & GIO_ANONYMOUS) != 0;
     operation->staging = staging;
     operation->segments = segments;
     operation->segment_count = count;

@@ -226,22 +226,46 @@ int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count,
     return 0;
 }
 
-void gio_copy_from_segments(const gio_operation *operation, gio_cursor cursor, void *to, uint64_t nbytes)
+/* ---- copies between an operation's segments and a staging buffer ---------------------------------------------- */
+
+void gio_copy_plainly(int32_t direction, const gio_segment *memory, uint64_t count, void *ours)
 {
-    for (char *at = to; nbytes != 0;) {
-        run found = next_run(operation, &cursor, nbytes);
-        memcpy(at, (const void *)(uintptr_t)found.address, (size_t)found.length);
-        at += found.length;
-        nbytes -= found.length;
+    for (char *at = ours; count != 0; at += memory->length, memory++, count--) {
+        void *address = (void *)(uintptr_t)memory->address;
+        memcpy(direction == GIO_WRITE ? at : address, direction == GIO_WRITE ? address : at, (size_t)memory->length);
     }
 }
 
-void gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, const void *from, uint64_t nbytes)
+static int32_t copy_segments(const gio_operation *operation, gio_cursor cursor, char *stage, uint64_t nbytes)
 {
-    for (const char *at = from; nbytes != 0;) {
-        run found = next_run(operation, &cursor, nbytes);
-        memcpy((void *)(uintptr_t)found.address, at, (size_t)found.length);
-        at += found.length;
-        nbytes -= found.length;
+    enum { TOGETHER = 64 }; /* so many runs share the cost of one system call */
+    gio_segment runs[TOGETHER];
+    int32_t code = 0;
+
+    while (nbytes != 0 && code == 0) {
+        uint64_t count = 0, together = 0;
+        for (; count < TOGETHER && together < nbytes; count++) {
+            run found = next_run(operation, &cursor, nbytes - together);
+            runs[count].address = found.address;
+            runs[count].length = found.length;
+            together += found.length;
+        }
+        if (operation->anonymous)
+            gio_copy_plainly(operation->direction, runs, count, stage);
+        else
+            code = gio_copy_guarded(operation->direction, runs, count, stage);
+        stage += together;
+        nbytes -= together;
     }
+    return code;
+}
+
+int32_t gio_copy_from_segments(const gio_operation *operation, gio_cursor cursor, void *to, uint64_t nbytes)
+{
+    return copy_segments(operation, cursor, to, nbytes);
+}
+
+int32_t gio_copy_to_segments(const gio_operation *operation, gio_cursor cursor, const void *from, uint64_t nbytes)
+{
+    return copy_segments(operation, cursor, (char *)from, nbytes);
 }

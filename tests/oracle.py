@@ -243,3 +243,13 @@ def strace(log: Path, *options: str) -> list[str]:
     """A command prefix: strace of a process and all its threads, into `log`."""
     skip_on_windows("it has no strace")
     return [require("strace", "strace"), "-f", "-qq", "-s", "256", "-o", str(log), *options]
+
+
+def shim(folder: Path, source: str) -> list[str]:
+    """A command prefix: functions of the C library replaced by those of a C source (LD_PRELOAD)."""
+    skip_on_windows("it has no LD_PRELOAD")
+    library = folder / "shim.so"
+    (folder / "shim.c").write_text(textwrap.dedent(source))
+    command = [require("gcc", "gcc"), "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library, folder / "shim.c", "-ldl"]
+    subprocess.run(command, check=True)
+    return [require("env", "coreutils"), f"LD_PRELOAD={library}"]

@@ -591,3 +591,96 @@ def test_no_descriptors_left(disk_dir: Path) -> None:
     printed = run_python(script, disk_dir).split()
     assert printed[0] == str(errno.EMFILE) and printed[-1] == "opened"
     assert set(printed) <= {str(errno.EMFILE), "opened"}
+
+
+# --- memory whose pages are gone ---
+
+CUT_MEMORY = """
+    import os, sys
+    import numpy as np
+    import gatherio as gio
+    from oracle import words
+    folder, backend, direct = sys.argv[1], sys.argv[2], {"direct": None, "buffered": False}[sys.argv[3]]
+    file, source = folder + "/file", folder + "/source"
+    with open(file, "wb") as f:
+        f.write(words(0, 3 << 20))
+    for start in (0, 7):  # on a page, so that it can go in place; and not, so that it is staged
+        with open(source, "wb") as f:
+            f.write(words(0, 3 << 20))
+        a = np.memmap(source, "u1", "r+", offset=start, shape=(2 << 20) + 8192)
+        os.truncate(source, 20_000)
+        rows = a[: 2 << 20].reshape(-1, 4096)
+        with gio.CompletionQueue(backend=backend) as q, gio.open(file, "r+", queue=q, direct=direct) as f:
+            for array, offset in ((a, 0), (a, 1), (a[100_000:100_100], 3), (a[50_001:90_001], 4096)):
+                for call in (f.write_at, f.read_at):
+                    print(start, call.__name__, array.nbytes, repr(call(array, offset).exception()))
+            for copy in (None, True):
+                for call in (f.write_gather, f.read_scatter):
+                    segments = gio.Segments.rows(rows, np.arange(512)[::-1])
+                    print(start, call.__name__, copy, repr(call(segments, 0, copy=copy).exception()))
+            for call in (f.write_many, f.read_many):
+                print(start, call.__name__, repr(call(list(rows[::16]), np.arange(32) * 5000).exception()))
+            good = np.full(1000, 7, "u1")
+            assert f.write_at(good, 11).result() == 1000  # the queue goes on
+            good[...] = 0
+            assert f.read_at(good, 11).result() == 1000 and (good == 7).all()
+        try:
+            gio.save(folder + "/saved.npy", a)
+            print("saved")
+        except OSError as failure:
+            print(start, "save", repr(failure))
+"""
+
+
+@not_on_windows("it does not cut a mapped file")
+@pytest.mark.parametrize("way", ["direct", "buffered"])
+def test_memory_of_a_file_that_was_cut_is_an_error(folder: Path, backend: str, way: str) -> None:
+    """As with write(2), wherever the memory begins: EFAULT, and not a SIGBUS."""
+    lines = run_python(CUT_MEMORY, folder, backend, way).splitlines()
+    assert len(lines) == 2 * (8 + 4 + 2 + 1)
+    for line in lines:
+        assert f"OSError({errno.EFAULT}, " in line, line
+
+
+STAGED = """
+    import sys
+    import numpy as np
+    import gatherio as gio
+    from oracle import assert_same_bytes, words
+    path, which = sys.argv[1:]
+    expected = words(0, 3 << 20)
+    if which == "mapped":
+        with open(path + ".source", "wb") as f:
+            f.write(bytes(5) + expected.tobytes())
+        a = np.memmap(path + ".source", "u1", "r+", offset=5)
+    else:
+        a = np.empty(len(expected) + 5, "u1")[5:]  # an odd address, so that it is staged
+        a[...] = expected
+    with gio.CompletionQueue() as q, gio.open(path, "w+", queue=q) as f:
+        assert f.write_at(a, 0).result() == a.nbytes
+        a[...] = 0
+        assert f.read_at(a, 0).result() == a.nbytes
+        assert_same_bytes(a, expected)
+        rows = np.arange(len(a) // 4096)[::-1]
+        assert f.write_gather(gio.Segments.rows(a.reshape(-1, 4096), rows), 0, copy=True).result() == a.nbytes
+        assert_same_bytes(np.fromfile(path, "u1").reshape(-1, 4096)[::-1], expected.reshape(-1, 4096))
+        assert q.stats()["staged"] > 0
+"""
+
+
+@pytest.mark.parametrize("which", ["mapped", "own"])
+def test_the_kernel_copies_only_where_memory_may_be_a_files(disk_dir: Path, tmp_path: Path, which: str) -> None:
+    calls = "process_vm_readv,process_vm_writev"
+    run_python(STAGED, disk_dir / "file", which, under=strace(tmp_path / "log", "-e", f"trace={calls}"))
+    counted = (tmp_path / "log").read_text().count("process_vm_")
+    # 768 rows, 64 of them with one call; and once it is tried.
+    assert counted == 0 if which == "own" else 3 <= counted < 40
+
+
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+def test_where_the_kernel_may_not_copy_we_do(disk_dir: Path, tmp_path: Path, error: str) -> None:
+    """As in a sandbox, which knows these calls as a debugger's. They are tried once."""
+    calls = "process_vm_readv,process_vm_writev"
+    prefix = strace(tmp_path / "log", "-e", f"trace={calls}", "-e", f"inject={calls}:error={error}")
+    run_python(STAGED, disk_dir / "file", "mapped", under=prefix)
+    assert (tmp_path / "log").read_text().count("(INJECTED)") == 1

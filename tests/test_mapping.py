@@ -12,6 +12,8 @@ import pickle
 import platform
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +23,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import FOREVER, GIB, KIB, MIB, PAGE, assert_same_bytes, not_on_windows, run_python, strace, words
+from oracle import (
+    FOREVER,
+    GIB,
+    KIB,
+    MIB,
+    ON_WINDOWS,
+    PAGE,
+    assert_same_bytes,
+    not_on_windows,
+    run_python,
+    shim,
+    strace,
+    words,
+)
 from peers import Peer
 
 import gatherio as gio
@@ -240,8 +255,10 @@ def test_sizes_that_cannot_be(path: Path) -> None:
     with pytest.raises(OSError) as caught:
         gio.Mapping(path, "r+", 2**62)
     assert caught.value.filename == path
-    with pytest.raises(OSError):
+    assert caught.value.errno in (errno.ENOSPC, errno.EFBIG, *([errno.ENOMEM] if ON_WINDOWS else []))
+    with pytest.raises(OSError) as caught:
         gio.Mapping(None, size=2**50)
+    assert caught.value.errno == errno.ENOMEM
     with pytest.raises(ValueError, match="needs a size"):
         gio.Mapping(None)
     assert path.stat().st_size == 100_001
@@ -291,6 +308,195 @@ def test_a_full_disk_is_an_error_now(small_disk_dir: Path) -> None:
     assert path.read_bytes() == b"\x01" * (5 * MIB)
 
 
+GROWING = """
+    import errno, os, sys, gatherio as gio
+    path, size = sys.argv[1], int(sys.argv[2])
+    held = open(path, "rb") if sys.argv[3] == "held" else None  # then there is no lease
+    try:
+        with gio.Mapping(path, "r+", size) as m:
+            print("mapped", m.size)
+    except OSError as failure:
+        assert failure.filename == path
+        print(errno.errorcode[failure.errno])
+    if held:
+        held.close()
+"""
+
+# Whoever makes room meets somebody else, who writes in this very moment: within the part that is new, and behind it.
+SOMEBODY_WRITES = """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
+    int fallocate(int fd, int mode, off_t offset, off_t length)
+    {
+        char name[40], path[512] = {0};
+        snprintf(name, sizeof name, "/proc/self/fd/%%d", fd);
+        readlink(name, path, sizeof path - 1);
+        if (strstr(path, "grows")) {
+            int other = open(path, O_RDWR);
+            pwrite(other, "precious", 8, 20000);
+            pwrite(other, "precious", 8, %d);
+            close(other);
+        }
+        errno = %d;
+        return -1;
+    }
+"""
+
+
+@on_linux
+@pytest.mark.parametrize("held", ["alone", "held"])
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("behind", [50_000, 150_000])
+def test_growing_touches_nothing_of_what_others_write(
+    disk_dir: Path, tmp_path: Path, number: int, held: str, behind: int
+) -> None:
+    """Whether it succeeds or fails, and whatever it is that fails."""
+    path = disk_dir / "grows"
+    path.write_bytes(words(0, 10_000))
+    outcome = run_python(GROWING, path, 100_000, held, under=shim(tmp_path, SOMEBODY_WRITES % (behind, number)))
+    without = number in (errno.EOPNOTSUPP, errno.ENOSYS)
+    assert outcome == ("mapped 100000\n" if without else f"{errno.errorcode[number]}\n")
+    content = path.read_bytes()
+    assert len(content) == max(100_000 if without else 0, behind + 8)
+    assert content[20_000:20_008] == content[behind : behind + 8] == b"precious"
+    assert_same_bytes(content[:10_000], words(0, 10_000))
+
+
+@on_linux
+def test_growing_never_makes_a_file_shorter(disk_dir: Path, tmp_path: Path) -> None:
+    """Many make one file longer at once without fallocate(2), each as far as it likes, and find all that they map."""
+    no_fallocate = """
+        #include <errno.h>
+        #include <fcntl.h>
+        int fallocate(int fd, int mode, off_t offset, off_t length) { errno = EOPNOTSUPP; return -1; }
+    """
+    script = """
+        import random, sys, threading, gatherio as gio
+        path, wrong = sys.argv[1], []
+        def grow(seed):
+            chance = random.Random(seed)
+            for _ in range(100):
+                size = chance.randrange(1, 1 << 20)
+                with gio.Mapping(path, "r+", size) as m:
+                    try:
+                        m.write(b"x", size - 1)
+                    except OSError as error:
+                        wrong.append(error)
+        threads = [threading.Thread(target=grow, args=(i,)) for i in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert not wrong, wrong
+    """
+    (disk_dir / "file").touch()
+    run_python(script, disk_dir / "file", under=shim(tmp_path, no_fallocate))
+
+
+@on_linux
+def test_where_space_cannot_be_reserved_it_is_looked_for(small_disk_dir: Path, tmp_path: Path, fuse: Any) -> None:
+    path = small_disk_dir / "grows"
+    path.write_bytes(words(0, 10_000))
+    # Nothing can be reserved, and statfs(2) of this one is told. Then of one that knows nothing.
+    prefix = strace(tmp_path / "log", "-e", "trace=fallocate", "-e", "inject=fallocate:error=EOPNOTSUPP")
+    assert run_python(GROWING, path, 100 * MIB, "alone", under=prefix) == "ENOSPC\n"
+    assert path.stat().st_size == 10_000
+    assert run_python(GROWING, path, 5 * MIB, "alone", under=prefix) == f"mapped {5 * MIB}\n"
+    for told in ("no_block_size", "no_blocks"):
+        disk = fuse(statfs=told, no_fallocate=errno.ENOSYS)
+        (disk.path / "file").write_bytes(b"here")
+        with gio.Mapping(disk.path / "file", size=100_000) as m:
+            assert m.read(0, 6) == b"here\0\0"
+
+
+@on_linux
+def test_what_was_reserved_in_vain_is_given_back(small_disk_dir: Path, tmp_path: Path) -> None:
+    """The disk is fuller than it looked, so that all that there is was taken before the failure."""
+    blind = """
+        #include <dlfcn.h>
+        #include <sys/vfs.h>
+        int fstatfs(int fd, struct statfs *told)
+        {
+            int (*ask)(int, struct statfs *) = dlsym(RTLD_NEXT, "fstatfs");
+            int result = ask(fd, told);
+            told->f_blocks = told->f_bfree = told->f_bavail = 0;
+            return result;
+        }
+    """
+    path = small_disk_dir / "grows"
+    path.write_bytes(words(0, 10_000))
+    os.sync()
+    free = os.statvfs(small_disk_dir).f_bfree
+    assert run_python(GROWING, path, 100 * MIB, "alone", under=shim(tmp_path, blind)) == "ENOSPC\n"
+    assert path.stat().st_size == 10_000
+    assert os.statvfs(small_disk_dir).f_bfree >= free - 16  # blocks of the file's own map
+    assert_same_bytes(path.read_bytes(), words(0, 10_000))
+
+
+@on_linux
+@pytest.mark.parametrize("where", ["file", "name"])
+def test_a_signal_while_space_is_reserved(disk_dir: Path, tmp_path: Path, where: str) -> None:
+    """tmpfs gives up all that it has allocated when a signal comes. A timer does not keep it busy for ever, and Ctrl-C
+    is not kept waiting."""
+    interrupted = """
+        #include <dlfcn.h>
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <signal.h>
+        #include <stdlib.h>
+        int fallocate(int fd, int mode, off_t offset, off_t length)
+        {
+            static int (*real)(int, int, off_t, off_t);
+            static int calls;
+            if (!real)
+                real = dlsym(RTLD_NEXT, "fallocate");
+            if (length <= 1 << 20 && !getenv("FOR_EVER")) /* that much is done between two signals */
+                return real(fd, mode, offset, length);
+            if (++calls > 1000)
+                abort(); /* nobody looked at the signals */
+            raise(getenv("FOR_EVER") ? SIGINT : SIGALRM);
+            errno = EINTR;
+            return -1;
+        }
+    """
+    script = """
+        import os, signal, sys
+        ticks = []
+        signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+        import gatherio as gio
+        path, name = (sys.argv[1], None) if sys.argv[2] == "file" else (None, "interrupted")
+        with gio.Mapping(path, size=5 << 20, name=name) as m:
+            m.array(5 << 20, "u1")[...] = 1
+        assert ticks
+        os.environ["FOR_EVER"] = "1"
+        try:
+            gio.Mapping(path, size=9 << 20, name=name)
+        except KeyboardInterrupt:
+            print("interrupted")
+        if name:
+            assert not os.path.exists(f"/dev/shm/gatherio-{os.geteuid()}-interrupted")
+        else:
+            assert os.path.getsize(path) == 5 << 20
+    """
+    (disk_dir / "file").touch()
+    assert run_python(script, disk_dir / "file", where, under=shim(tmp_path, interrupted)) == "interrupted\n"
+
+
+@on_linux
+def test_a_signal_while_memory_is_committed(tmp_path: Path) -> None:
+    prefix = strace(tmp_path / "log", "-e", "trace=fallocate", "-e", "inject=fallocate:error=EINTR:when=1..5")
+    script = """
+        import gatherio as gio
+        with gio.Mapping(None, size=1 << 30, reserve=True) as m:
+            m.commit(1 << 20, 64 << 20)
+            assert not m.array(64 << 20, "u1", 1 << 20).any()
+    """
+    run_python(script, under=prefix)
+    assert (tmp_path / "log").read_text().count("(INJECTED)") == 5
+
+
 def test_beyond_4_gib(disk_dir: Path) -> None:
     """The high halves of offsets and lengths; windows, and views that cross them."""
     path = disk_dir / "sparse"
@@ -321,6 +527,30 @@ def test_beyond_4_gib(disk_dir: Path) -> None:
 
 
 # --- windows ---
+
+
+@pytest.mark.parametrize("by", [-1, 0, 1])
+def test_a_view_that_ends_where_windows_do(
+    disk_dir: Path, maps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, by: int
+) -> None:
+    """On the boundary, where the next window begins and where its own ends; a byte before, and a byte behind."""
+    window, count = 64 * KIB, 5
+    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", window)
+    path = disk_dir / "windows"
+    path.write_bytes(words(0, count * window))
+    with gio.Mapping(path, "r") as m:
+        for boundary in range(window, count * window + 1, window):
+            for start in (boundary - 1, boundary - window, boundary - 2 * window, boundary - 2 * window + 5000, 0):
+                stop = min(boundary + by, m.size)
+                if not 0 <= start < stop:
+                    continue
+                maps.clear()
+                view = m.array(stop - start, "u1", start)
+                assert_same_bytes(view, words(start, stop - start), start)
+                first = start - start % window
+                for begin, end in maps:  # the window of its beginning wherever it lies within one, and no other
+                    assert begin <= start and stop <= end
+                    assert (begin == first and end == min(first + 2 * window, m.size)) or stop > first + 2 * window
 
 
 def test_many_small_views_are_few_mappings(path: Path, maps: list[tuple[int, int]]) -> None:
@@ -581,6 +811,104 @@ def test_touching_what_was_cut_is_a_sigbus(path: Path) -> None:
     a[50_000]
     """
     run_python(script, path, code=-signal.SIGBUS)
+
+
+@on_linux
+def test_nameless_memory_cannot_be_cut() -> None:
+    with gio.Mapping(None, size=100_000) as m:
+        (fd,) = [int(fd.name) for fd in Path("/proc/self/fd").iterdir() if "memfd:gatherio" in str(fd.resolve())]
+        for cut in (0, 99_999):
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd, cut)
+        m.write(b"x", 99_999)
+
+
+CUT_SOURCES = """
+    import os, sys, numpy as np, gatherio as gio
+    folder = sys.argv[1]
+    def cut(start):
+        with open(folder + "/source", "wb") as file:
+            file.write(bytes(300_000))
+        a = np.memmap(folder + "/source", "u1", "r+", offset=start, shape=200_000)
+        os.truncate(folder + "/source", 10_000)
+        return a
+    with open(folder + "/file", "wb") as file:
+        file.write(bytes(300_000))
+    mappings = {
+        "file": gio.Mapping(folder + "/file"),
+        "name": gio.Mapping(None, size=300_000, name=f"cut-sources-{os.getpid()}"),
+        "nameless": gio.Mapping(None, size=300_000),
+    }
+    for what, m in mappings.items():
+        with m:
+            for start in (0, 7):
+                calls = [lambda: m.write(cut(start), 3), lambda: m.put(cut(start), 3)]
+                for call in [*calls, lambda: m.read(3, out=cut(start))]:
+                    try:
+                        call()
+                        print("copied")
+                    except OSError as failure:
+                        print(failure.errno)
+"""
+
+
+@on_linux
+def test_the_other_memorys_file_was_cut(disk_dir: Path) -> None:
+    """What is written comes from a mapped file, or what is read goes to one: the mapping is not to blame."""
+    assert run_python(CUT_SOURCES, disk_dir).split() == [str(errno.EFAULT)] * 18
+
+
+# --- closing ---
+
+
+@on_linux
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT, errno.ENOSPC])
+def test_what_close_tells_is_told(fuse: Any, number: int) -> None:
+    """As network file systems do: the data could not be stored."""
+    disk = fuse()
+    path = disk.path / "file"
+    path.write_bytes(bytes(10_000))
+    for name in (None, f"closing-{os.getpid()}"):
+        m = gio.Mapping(path, name=name)
+        m.array(100, "u1")[...] = 1
+        disk.faults(flush={"error": number})
+        with pytest.raises(OSError) as caught:
+            m.close()
+        assert (caught.value.errno, caught.value.filename) == (number, path)
+        assert m.closed
+        m.close()
+        with pytest.raises(OSError), gio.Mapping(path):
+            pass
+        disk.faults()
+        with gio.Mapping(path):  # the name has gone as well
+            pass
+    if name is not None:
+        with pytest.raises(FileNotFoundError):
+            gio.Mapping.open(name)
+
+
+@on_linux
+def test_what_close_tells_at_exit_is_printed(fuse: Any) -> None:
+    disk = fuse()
+    path = disk.path / "file"
+    path.write_bytes(bytes(10_000))
+    disk.faults(flush={"error": errno.EDQUOT})
+    script = "import sys, gatherio as gio; m = gio.Mapping(sys.argv[1]); m.write(b'x', 0)"
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert os.strerror(errno.EDQUOT) in done.stderr and str(path) in done.stderr
+
+
+@on_linux
+def test_a_mapping_that_could_not_be_made_says_why(fuse: Any) -> None:
+    """And not what closing it gave."""
+    disk = fuse(no_fallocate=errno.EOPNOTSUPP)
+    path = disk.path / "file"
+    path.write_bytes(bytes(10_000))
+    disk.faults(flush={"error": errno.EDQUOT}, setattr={"error": errno.EACCES})
+    with pytest.raises(OSError) as caught:
+        gio.Mapping(path, size=20_000)
+    assert caught.value.errno == errno.EACCES
+    disk.faults()
 
 
 # --- flushing, advice ---

@@ -14,6 +14,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from oracle import FOREVER, KIB, MIB, ON_WINDOWS, PAGE, needs_root, not_on_windo
 from this_process import resident, virtual
 
 import gatherio as gio
+from gatherio import pages
 from gatherio.pages import HUGE_PAGE_SIZE
 
 Array = np.ndarray[Any, Any]
@@ -428,6 +430,24 @@ def test_arrays_cannot_be_resized_away() -> None:
     array = gio.zeros(PAGE, "u1")
     with pytest.raises(ValueError):
         array.resize(10 * PAGE)
+
+
+def test_what_is_sure_to_be_no_mapped_files_memory(tmp_path: Path) -> None:
+    """Only what is known: of anything else copies have to expect that its pages are gone."""
+    (tmp_path / "file").write_bytes(bytes(PAGE))
+    mapped = np.memmap(tmp_path / "file", "u1", "r+")
+    own = np.arange(12.0)
+    for array in (own, own[3:], own.reshape(3, 4).T, gio.empty(5)[1:], np.frombuffer(b"bytes", "u1")):
+        assert pages.is_anonymous(array)
+    for array in (mapped, mapped[5:], np.asarray(mapped), mapped.view(np.ndarray), np.frombuffer(mapped.base, "u1")):
+        assert not pages.is_anonymous(array)
+    assert pages.is_anonymous(np.array(mapped)) and pages.is_anonymous(mapped + 1)
+    with gio.Mapping(tmp_path / "file") as m:
+        assert not pages.is_anonymous(m.array(5, "u1", 7))
+    buffer = (ctypes.c_char * 10)()
+    assert not pages.is_anonymous(np.frombuffer(buffer, "u1"))  # whose may be what it was made from
+    assert gio.Segments([own, gio.empty(3)]).anonymous and not gio.Segments([own, mapped]).anonymous
+    del mapped, array
 
 
 def test_copies_and_pickles_are_ordinary_arrays() -> None:

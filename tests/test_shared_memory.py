@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import FOREVER, KIB, MIB, assert_same_bytes, not_on_windows, run_python, words
+from oracle import FOREVER, KIB, MIB, assert_same_bytes, not_on_windows, run_python, strace, words
 from peers import Peer, PeerError
 
 import gatherio as gio
@@ -294,8 +296,9 @@ def test_what_others_put_in_the_way_is_refused(name: str, tmp_path: Path) -> Non
         try:
             if arrange != "somebody else's" or os.geteuid() == 0:
                 for use in (lambda: gio.Mapping(None, size=10, name=name), lambda: gio.Mapping.open(name)):
-                    with pytest.raises(OSError):
+                    with pytest.raises(OSError) as caught:
                         use()
+                    assert caught.value.errno == (errno.EISDIR if arrange == "folder" else errno.EACCES)
         finally:
             if arrange == "folder":
                 stranger.rmdir()
@@ -343,8 +346,83 @@ def test_memory_of_the_dead_is_given_back(name: str) -> None:
         assert not place(name).exists()
 
 
+@on_linux
+def test_a_name_costs_the_same_however_many_there_are(tmp_path: Path) -> None:
+    """In calls of the system, and one descriptor."""
+    script = """
+        import os, sys, gatherio as gio
+        names = [f"many-{os.getpid()}-{i}" for i in range(450)]
+        mappings = []
+        for name in names:
+            os.access("/begin", 0)
+            mappings.append(gio.Mapping(None, size=100, name=name))
+        os.access("/begin", 0)
+        before = len(os.listdir("/proc/self/fd"))
+        for name in names[:20]:
+            mappings.append(gio.Mapping.open(name))
+            mappings[-1].write(b"x", 50)
+        print(before, len(os.listdir("/proc/self/fd")) - before)
+    """
+    log = tmp_path / "log"
+    before, more = map(int, run_python(script, under=strace(log)).split())
+    assert 450 <= before < 470 and more == 20
+    calls = [part.count("\n") for part in re.split(r'.* access\("/begin".*\n', log.read_text())[1:-1]]
+    assert len(calls) == 450
+    assert max(calls[-100:]) < min(calls[:3]) + 60 and max(calls[-100:]) <= max(calls[20:120]) + 4
+
+
+@on_linux
+def test_many_dead_among_the_living_are_given_back(name: str) -> None:
+    """Not by the next name, which looks at a few only. But they do not pile up."""
+    living = [gio.Mapping(None, size=10, name=f"{name}-living-{i}") for i in range(30)]
+    with Peer() as owner:
+        owner.do(f"m = [gio.Mapping(None, size=10, name=f'{name}-dead-{{i}}') for i in range(60)]")
+        owner.kill()
+    assert place(f"{name}-dead-0").exists()
+    for _ in range(100):
+        with gio.Mapping(None, size=10, name=name):
+            pass
+    assert not any(place(f"{name}-dead-{i}").exists() for i in range(60))
+    for i, m in enumerate(living):
+        with gio.Mapping.open(f"{name}-living-{i}") as again:
+            m.write(b"here", 0)
+            assert again.read(0, 4) == b"here"
+        m.close()
+
+
+@on_linux
+def test_short_lived_processes_give_back_the_dead(name: str) -> None:
+    """Each makes one name, and begins to look somewhere else."""
+    living = [gio.Mapping(None, size=10, name=f"{name}-living-{i}") for i in range(30)]
+    with Peer() as owner:
+        owner.do(f"m = [gio.Mapping(None, size=10, name=f'{name}-dead-{{i}}') for i in range(8)]")
+        owner.kill()
+    script = "import sys, gatherio as gio; gio.Mapping(None, size=10, name=sys.argv[1]).close()"
+    for _ in range(40):
+        run_python(script, name)
+        if not any(place(f"{name}-dead-{i}").exists() for i in range(8)):
+            break
+    else:
+        pytest.fail("they are still there")
+    for m in living:
+        m.close()
+
+
 def test_ending_without_closing_gives_the_name_back(name: str) -> None:
     run_python("import sys, gatherio as gio; m = gio.Mapping(None, size=10, name=sys.argv[1])", name)
+
+
+@on_linux
+def test_a_name_that_somebody_removed_goes_on(name: str) -> None:
+    """Who has it open keeps it, and makes windows of it, whatever stands in its place. Who comes later finds that."""
+    with gio.Mapping(None, size=100, name=name) as m:
+        place(name).unlink()
+        m.write(b"old", 0)
+        with gio.Mapping(None, size=100, name=name) as again:
+            assert again.created and again.read(0, 3) == bytes(3)
+            with gio.Mapping.open(name) as third:
+                again.write(b"new", 0)
+                assert m.read(0, 3) == b"old" and third.read(0, 3) == b"new"
 
 
 @on_linux
@@ -355,6 +433,53 @@ def test_foreign_contents_under_a_name(name: str) -> None:
             file.write(b"something else")
         with pytest.raises(ValueError, match="somebody else's"):
             gio.Mapping.open(name)
+
+
+# --- what others do to the memory ---
+
+CUT_NAMES = """
+    import os, sys, gatherio as gio
+    name = f"cut-{os.getpid()}"
+    for size in (0, 10, 65536, 70_000):  # within what says what the name stands for, behind it, within the data
+        for access in ("r+", "r", "c"):
+            with gio.Mapping(None, size=100_000, name=name) as m, gio.Mapping.open(name, access) as other:
+                m.put(list(range(3000)), 30_000)
+                for held in (m, other):
+                    held.read(0)
+                file = f"/dev/shm/gatherio-{os.geteuid()}-{name}"
+                os.truncate(file, size)
+                calls = [lambda: m.read(0), lambda: m.write(b"x", 50_000), lambda: m.put("x", 50_000)]
+                calls += [lambda: m.get(30_000), lambda: other.read(90_000), lambda: gio.Mapping.open(name)]
+                if access != "r":
+                    calls += [lambda: other.write(b"xyz", 90_000)]
+                for call in calls:
+                    try:
+                        call()
+                        print("no error")
+                    except (OSError, ValueError) as failure:
+                        print(type(failure).__name__, getattr(failure, "errno", ""))
+                os.truncate(file, 165_536)
+            assert not os.path.exists(file)
+"""
+
+
+@on_linux
+def test_named_memory_that_is_cut_is_an_error() -> None:
+    """Its file lies where every program of this user can reach it."""
+    lines = run_python(CUT_NAMES).splitlines()
+    assert len(lines) == 4 * (6 * 3 + 2)
+    # Who opens a name of which not even the beginning is there finds nothing of ours.
+    assert set(lines) == {f"OSError {errno.EIO}", "ValueError "}
+    assert lines.count("ValueError ") == 2 * 3
+
+
+@on_linux
+def test_named_memory_is_not_cut_in_this_process(name: str) -> None:
+    with gio.Mapping(None, size=100_000, name=name) as m, gio.open(place(name), "r+") as f:
+        with pytest.raises(OSError) as caught:
+            f.truncate(10)
+        assert caught.value.errno == errno.EBUSY
+        m.write(b"x", 99_999)
 
 
 # --- handing on ---

@@ -19,7 +19,7 @@ from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib, lo
 from .errors import AlignmentError
 from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
-from .pages import PAGE_SIZE
+from .pages import PAGE_SIZE, is_anonymous
 from .queue import CompletionQueue, default_queue
 from .registration import Registration
 from .segments import Segments, checked, checked_offsets, checked_targets
@@ -43,6 +43,8 @@ _MODES: Final[dict[str, tuple[int, int]]] = {
 _STAGING: Final = {False: lib.GIO_STAGE_NOTHING, None: lib.GIO_STAGE_RAGGED, True: lib.GIO_STAGE_ALL}
 _REGISTER_BYTES: Final = 1 << 20  # below, to register memory for one transfer costs more than it saves,
 _REGISTER_SEGMENT_MAX: Final = 1 << 18  # and so it does with segments of this size and more
+_LOOK_BYTES: Final = 1 << 16  # below, to find out whose memory it is costs as much as a copy that need not know saves
+_ANONYMOUS: Final = lib.GIO_ANONYMOUS
 _OFFSET_MAX: Final = 2**63 - 1
 
 
@@ -186,7 +188,9 @@ class File:
         Returns
         -------
         Operation
-            See `write_gather`.
+            See `write_gather`. Its result is an OSError (EFAULT) where the array is of a mapped file that somebody has
+            cut shorter, as with write(2). In a sandbox that refuses process_vm_readv(2) such memory, where it has to be
+            copied, ends the process (SIGBUS), as it does when a program touches it.
         """
         return self._one(True, array, offset)
 
@@ -240,10 +244,11 @@ class File:
         queue = self._queue
         key = next(queue._keys)
         where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
+        direction = writes | self._memory_of(segments) if segments.nbytes >= _LOOK_BYTES else writes
         operation = Operation(self, queue, key, writes, where, segments.nbytes, (segments, places))
         queue._inflight[key] = operation
         ticket = lib.gio_submit_batch(
-            self._native, writes, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
+            self._native, direction, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
         )
         return self._submitted(operation, ticket)
 
@@ -256,9 +261,10 @@ class File:
         self._keep_registered(array, nbytes)
         queue = self._queue
         key = next(queue._keys)
+        direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
         operation = Operation(self, queue, key, writes, offset, nbytes, array)
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
-        ticket = lib.gio_submit_one(self._native, writes, ffi.from_buffer(array), nbytes, offset, key)
+        ticket = lib.gio_submit_one(self._native, direction, ffi.from_buffer(array), nbytes, offset, key)
         return self._submitted(operation, ticket)
 
     def _many(self, writes: bool, arrays: Iterable[Array] | Segments, offset: int, copy: bool | None) -> Operation:
@@ -280,10 +286,16 @@ class File:
         queue = self._queue
         key = next(queue._keys)
         pinned = None if copy or self._keep_registered(segments.base, segments.nbytes) else self._pinned(segments)
+        looks = copy is not False and segments.nbytes >= _LOOK_BYTES
+        direction = writes | self._memory_of(segments) if looks else writes
         operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
         queue._inflight[key] = operation
-        ticket = lib.gio_submit(self._native, writes, segments._native, len(segments), offset, _STAGING[copy], key)
+        ticket = lib.gio_submit(self._native, direction, segments._native, len(segments), offset, _STAGING[copy], key)
         return self._submitted(operation, ticket)
+
+    def _memory_of(self, segments: Segments) -> int:
+        """What the core is told of the memory, for copies: through the page cache there are none."""
+        return _ANONYMOUS if self.direct and segments.anonymous else 0
 
     def _keep_registered(self, memory: Array | None, nbytes: int) -> bool:
         """Whether memory of `gatherio.empty` is registered for good by now, where that is wanted and to be had."""

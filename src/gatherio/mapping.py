@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from . import records
 from ._native import check, ffi, lib
-from .pages import refuse_masked
+from .pages import is_anonymous, refuse_masked
 from .sections import HEADER_BYTES, Header, Section, checked_name, find, hold
 
 __all__ = ["Mapping"]
@@ -50,6 +50,8 @@ _ADVICE: Final[dict[str, int]] = {
 #: Windows begin at multiples of this and are twice as long, so that an array of up to this size lies within one of
 #: them wherever it begins. Addresses are plenty (128 TiB), and what is mapped and not touched costs nothing else.
 WINDOW_BYTES: Final = 1 << 30
+#: Memory that is committed at once: a tenth of a second, in which Python does not see signals.
+_COMMIT_BYTES: Final = 1 << 28
 #: Windows that stay mapped with no array in them.
 WINDOWS_KEPT: Final = 8
 _SIZE_MAX: Final = 2**63 - 1 - HEADER_BYTES
@@ -66,7 +68,7 @@ class Mapping:
         Read and write; read only; copy on write: what is written stays with this object.
     size : int, optional
         Bytes. None is the file's size. With "r+" a shorter file grows first, its space reserved, so that a full disk
-        is an OSError now and not a fault later.
+        is an OSError now and not a fault later. See the notes for file systems that cannot reserve.
     name : str, optional
         By which other processes of this user open the same (`Mapping.open`, or the same call again). It goes with the
         last who has it open.
@@ -103,9 +105,16 @@ class Mapping:
     file show the same bytes at once. Direct transfers (`gatherio.open`) go around what is mapped: `flush` before
     one reads, and touch nothing while one writes.
 
-    When another process cuts a mapped file shorter, `read`, `write`, `put` and `get` raise OSError behind its new end.
-    Touching an array there ends the process on Linux (SIGBUS); Windows refuses the cut. Cuts through gatherio in
-    this process are refused on both (EBUSY).
+    A file system without fallocate(2) reserves nothing (ext2 and ext3, NFS before 4.2). There a file is made longer if
+    it fits at this moment, and when the disk is full later, the first write to a mapped page is a SIGBUS. Growing
+    writes no byte, and the file does not become shorter than others make it meanwhile. One window remains, without
+    fallocate(2) and while somebody else has the file open: what is appended behind `size` within some microseconds is
+    cut.
+
+    When another process cuts a mapped file shorter, or the file in /dev/shm of memory with a name, `read`, `write`,
+    `put` and `get` raise OSError behind its new end. Touching an array there ends the process on Linux (SIGBUS);
+    Windows refuses the cut. Cuts through gatherio in this process are refused on both (EBUSY). Memory without a name
+    cannot be cut. Where a sandbox refuses process_vm_readv(2), a cut in the very moment of a copy is a SIGBUS as well.
     """
 
     path: Path | None
@@ -213,7 +222,8 @@ class Mapping:
             yield
         except BaseException:
             self._closed = False
-            self.close()
+            with contextlib.suppress(OSError):  # why it was not made is what is to be told
+                self.close()
             raise
 
     # -- making it --------------------------------------------------------------------------------------------------
@@ -462,14 +472,7 @@ class Mapping:
         if nbytes == 0:
             return
         window, position = self._window(offset, nbytes)
-        code = lib.gio_section_copy(
-            self._section.native,
-            direction,
-            ffi.from_buffer("char[]", window) + position,
-            ffi.from_buffer("char[]", memory),
-            nbytes,
-            self._base + offset + nbytes,
-        )
+        code = self._section.copy(direction, window, position, memory, self._base + offset + nbytes)
         self._check(code, f"{'reading' if direction == lib.GIO_READ else 'writing'} {nbytes} bytes at offset {offset}")
 
     def _check(self, code: int, doing: str) -> None:
@@ -508,6 +511,8 @@ class Mapping:
         """
         self._check_open()
         self._check_writeable()
+        if type(obj) in (np.ndarray, np.memmap) and not is_anonymous(obj):
+            obj = self._fetched(obj)
         record = records.encode(obj, allow_pickle)
         offset, nbytes = self._checked_range(offset, record.nbytes)
         body = offset + records.HEADER_BYTES
@@ -516,6 +521,15 @@ class Mapping:
         self.write(record.data, body + len(record.description))
         self.write(record.header(), offset)  # ... until here
         return nbytes
+
+    def _fetched(self, array: Array) -> Array:
+        """What the checksum may look at: of a mapped file, which somebody may cut shorter, a copy."""
+        if not array.flags.forc or array.nbytes == 0 or array.dtype.hasobject:
+            return array
+        copy = np.empty_like(array, subok=False)
+        code = self._section.copy(lib.GIO_WRITE, records.flat_bytes(copy), 0, records.flat_bytes(array), 0)
+        self._check(code, f"copying an array of {array.nbytes} bytes")
+        return copy
 
     def get(self, offset: int, *, allow_pickle: bool = False) -> Any:
         """Load what `put` has stored: a copy, checked to be whole.
@@ -582,10 +596,18 @@ class Mapping:
             raise ValueError("only memory that was made with reserve=True is committed part by part")
         step = self._section.granularity
         start = (self._base + offset) // step * step - self._base
+        most = _COMMIT_BYTES
         for window, position, part in self._windows_over(start, offset + nbytes - start if nbytes else 0):
             address = ffi.from_buffer("char[]", window) + position
-            code = lib.gio_section_commit(self._section.native, address, self._base + start, part)
-            self._check(code, f"committing {nbytes} bytes at offset {offset}")
+            done = 0
+            while done < part:
+                now = min(part - done, most)
+                code = lib.gio_section_commit(self._section.native, address + done, self._base + start + done, now)
+                if code == lib.GIO_E_INTERRUPTED:  # Linux gives all of it up when there is a signal: less at once
+                    most = max(most // 2 // step * step, step)
+                    continue
+                self._check(code, f"committing {nbytes} bytes at offset {offset}")
+                done += now
             start += part
 
     def advise(
@@ -622,15 +644,22 @@ class Mapping:
         return self._closed
 
     def close(self) -> None:
-        """Give out no more arrays, and let go of the file or the name. Arrays there are stay valid. Twice is fine."""
+        """Give out no more arrays, and let go of the file or the name. Arrays there are stay valid. Twice is fine.
+
+        Raises
+        ------
+        OSError
+            What close(2) tells: on network file systems and FUSE that what was written has not been stored (EIO,
+            EDQUOT, ENOSPC). It is closed all the same. Nobody is told when a mapping goes without having been closed.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._kept.clear()
-        for section in (self._section, self._holder):
-            if section is not None:
-                section.close()
+        codes = [section.close() for section in (self._section, self._holder) if section is not None]
+        code = next(filter(None, codes), 0)
+        check(code, "closing the mapping: what was written to it may not have been stored", self._about())
 
     def __enter__(self) -> Mapping:
         self._check_open()
@@ -691,6 +720,11 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _close_at_exit() -> None:
     """Give names back: the interpreter may end without asking objects to go."""
+    failure = None
     for mapping in list(_living):
-        with contextlib.suppress(Exception):
+        try:
             mapping.close()
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        raise failure  # and Python prints it

@@ -94,6 +94,21 @@ def allocation_of(array: Array) -> Allocation | None:
     return None
 
 
+def is_anonymous(array: Array) -> bool:
+    """Whether an array's memory is sure to be no mapped file's: this library's, numpy's own, or a bytes object's."""
+    base: Any = array
+    while isinstance(base, (np.ndarray, memoryview)):
+        if type(base) is Allocation:
+            return True
+        if isinstance(base, memoryview):
+            base = base.obj
+        elif base.base is None:
+            return bool(base.flags.owndata)
+        else:
+            base = base.base
+    return isinstance(base, (bytes, bytearray))
+
+
 def _pages(nbytes: int, huge_pages: bool | None) -> Allocation:
     """Fresh zeroed pages, which are given back when the last view of them goes."""
     address, allocated = ffi.new("void **"), ffi.new("uint64_t *")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._native import check, encode_name, encode_path, error, ffi, lib
+from .pages import is_anonymous
 
 __all__ = ["HEADER_BYTES", "Header", "Section", "checked_name", "find", "hold"]
 
@@ -41,6 +42,7 @@ class Section:
         self.granularity = int(facts.granularity)
         self.identity = (int(facts.device), int(facts.inode))
         self.created = bool(facts.created)
+        self._is_memory = self.identity == (0, 0)
 
     @classmethod
     def of_file(cls, path: Path, access: int, flags: int, size: int) -> Section:
@@ -52,7 +54,9 @@ class Section:
         if code == lib.GIO_E_BEYOND:
             raise ValueError(f"{path!r} is shorter than {size} bytes; access 'r+' makes it longer")
         check(code, f"mapping {size or 'all'} bytes of the file", path)
-        return cls(place[0], facts, access, path)
+        section = cls(place[0], facts, access, path)
+        section._reserve(f"mapping {size} bytes of the file")
+        return section
 
     @classmethod
     def of_memory(cls, name: str | None, create: bool, access: int, flags: int, size: int) -> Section:
@@ -62,7 +66,19 @@ class Section:
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
         check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name)
-        return cls(place[0], facts, access, name)
+        section = cls(place[0], facts, access, name)
+        section._reserve(f"making {size} bytes of memory")
+        return section
+
+    def _reserve(self, doing: str) -> None:
+        code = lib.GIO_E_INTERRUPTED
+        try:
+            while code == lib.GIO_E_INTERRUPTED:  # and Python looks at the signal
+                code = lib.gio_section_reserve(self.native)
+            check(code, doing, self.about)
+        except BaseException:
+            lib.gio_section_close(self.native)  # the first failure is the one to tell
+            raise
 
     def map(self, start: int, stop: int) -> Bytes:
         """Map a window. It is unmapped when nobody refers any more to the array that this returns."""
@@ -80,9 +96,34 @@ class Section:
         """Let others in who wait for this name."""
         lib.gio_section_publish(self.native)
 
-    def close(self) -> None:
-        """Let go of the file or the name. Windows stay."""
-        lib.gio_section_close(self.native)
+    def copy(self, direction: int, window: Bytes, position: int, memory: Bytes, end: int) -> int:
+        """Copy between a window and other memory. Whoever cuts the file meanwhile gives an error, and no fault.
+
+        Returns
+        -------
+        int
+            The core's code.
+        """
+        return int(
+            lib.gio_section_copy(
+                self.native,
+                direction | (lib.GIO_ANONYMOUS if self._is_memory and is_anonymous(memory) else 0),
+                ffi.from_buffer("char[]", window) + position,
+                ffi.from_buffer("char[]", memory),
+                memory.size,
+                end,
+            )
+        )
+
+    def close(self) -> int:
+        """Let go of the file or the name. Windows stay.
+
+        Returns
+        -------
+        int
+            What closing the file gave, as a code of the core.
+        """
+        return int(lib.gio_section_close(self.native))
 
 
 class Header(NamedTuple):
@@ -142,7 +183,8 @@ def _write(holder: Section, wanted: Header) -> None:
     if wanted.flags & lib.GIO_MAP_RESERVE:
         code = lib.gio_section_commit(holder.native, ffi.from_buffer("char[]", window), 0, HEADER_BYTES)
         check(code, "committing the beginning of reserved memory")
-    window[: len(raw)] = np.frombuffer(raw, np.uint8)
+    code = holder.copy(lib.GIO_WRITE, window, 0, np.frombuffer(raw, np.uint8), len(raw))
+    check(code, "writing what the name stands for", holder.about)
 
 
 def _start(holder: Section) -> Bytes:
@@ -150,7 +192,12 @@ def _start(holder: Section) -> Bytes:
 
 
 def _read(holder: Section, name: str) -> Header:
-    raw = _start(holder)[:HEADER_BYTES].tobytes() if holder.size >= HEADER_BYTES else b""
+    raw = b""
+    if holder.size >= HEADER_BYTES:
+        start = np.empty(HEADER_BYTES, np.uint8)
+        code = holder.copy(lib.GIO_READ, _start(holder), 0, start, HEADER_BYTES)
+        check(code, "reading what the name stands for", name)
+        raw = start.tobytes()
     if not raw.startswith(_MAGIC):
         raise ValueError(f"somebody else's memory has the name {name!r}: it does not begin as gatherio's does")
     _, size, device, inode, flags, length = _LAYOUT.unpack_from(raw)

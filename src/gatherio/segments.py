@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ._native import ffi
 from .errors import AlignmentError
-from .pages import PAGE_SIZE, refuse_masked
+from .pages import PAGE_SIZE, is_anonymous, refuse_masked
 
 __all__ = ["Segments"]
 
@@ -100,7 +100,7 @@ class Segments:
         Not an array, or one of Python objects, or a masked one.
     """
 
-    __slots__ = ("_distinct", "_native", "_owners", "_table", "_writeable", "base", "nbytes")
+    __slots__ = ("_anonymous", "_distinct", "_native", "_owners", "_table", "_writeable", "base", "nbytes")
 
     def __init__(self, arrays: Iterable[Array]) -> None:
         if isinstance(arrays, np.ndarray):
@@ -117,6 +117,7 @@ class Segments:
         self._owners = owners
         self.base: Array | None = owners[0] if len(owners) == 1 else None
         self._writeable = writeable
+        self._anonymous: bool | None = None
         self._distinct: bool | None = None
         self._native: Any = ffi.from_buffer("gio_segment[]", table)
         self.nbytes = int(table[:, 1].sum(dtype=np.uint64))
@@ -170,6 +171,13 @@ class Segments:
     def longest(self) -> int:
         """Bytes of the longest segment."""
         return int(self._table[:, 1].max(initial=0))
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether none of this is a mapped file's memory, as far as can be told."""
+        if self._anonymous is None:
+            self._anonymous = all(map(is_anonymous, self._owners))
+        return self._anonymous
 
     def __len__(self) -> int:
         return len(self._table)

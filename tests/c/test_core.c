@@ -1475,6 +1475,63 @@ static void test_fork(void)
     bench_close(&bench);
 }
 
+/* ---- memory with nothing behind it --------------------------------------------------------------------------- */
+
+/* As that of a mapped file which was cut: to look at it would end this program. The first 64 KiB are nobody's, on both
+ * systems. */
+static const char *const GONE = (const char *)4096;
+
+static void test_guarded_copies(void)
+{
+    unsigned char from[3][5000], to[15000], back[3][5000];
+    gio_segment segments[3], backwards[3];
+
+    CHECK(gio_copy_is_guarded());
+    for (int i = 0; i < 3; i++) {
+        data_fill(from[i], sizeof from[i], 1, (uint64_t)i * 5000);
+        segments[i] = segment_of(from[i], sizeof from[i]);
+        backwards[i] = segment_of(back[i], sizeof back[i]);
+    }
+    CHECK_EQUAL(gio_copy_guarded(GIO_WRITE, segments, 3, to), 0);
+    CHECK_EQUAL(data_compare(to, sizeof to, 1, 0), sizeof to);
+    CHECK_EQUAL(gio_copy_guarded(GIO_READ, backwards, 3, to), 0);
+    CHECK(memcmp(from, back, sizeof from) == 0);
+    CHECK_EQUAL(gio_copy_guarded(GIO_WRITE, segments, 0, to), 0);
+    for (int i = 0; i < 3; i++) {
+        gio_segment before = segments[i];
+        segments[i] = segment_of(GONE, 100);
+        for (int32_t direction = GIO_READ; direction <= GIO_WRITE; direction++)
+            CHECK(gio_copy_guarded(direction, segments, 3, to) > 0);
+        segments[i] = before;
+    }
+}
+
+/* Staged, with good memory in front: an error, and the queue goes on. */
+static void test_gone_memory(void)
+{
+    static const uint64_t offsets[] = {0, 4096};
+    bench bench = bench_open(4, 64 * KIB, GIO_DIRECT_AUTO, 0);
+    pages memory = pages_new(16384);
+    data_fill(memory.at, 16384, 1, 0);
+    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 16384, 0, 0), 16384);
+    for (size_t i = 0; i < sizeof offsets / sizeof offsets[0]; i++)
+        for (int32_t direction = GIO_READ; direction <= GIO_WRITE; direction++)
+            for (uint64_t skew = 0; skew < 2; skew++) {
+                gio_segment segments[2] = {segment_of(memory.at, 4096),
+                                           segment_of(GONE + skew, 4096)};
+                uint64_t ticket =
+                    CHECK_TICKET(gio_submit(bench.file, direction, segments, 2, offsets[i], GIO_STAGE_ALL, 0));
+                gio_outcome outcome = outcome_of(bench.queue, ticket);
+                CHECK(outcome.code != 0);
+                CHECK(outcome.in_place <= 4096);
+            }
+    data_fill(memory.at, 16384, 1, 0);
+    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 16384, 0, 0), 16384);
+    CHECK_FILE(bench.path, 1, 0, 16384);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
 /* ---- all of them ----------------------------------------------------------------------------------------- */
 
 static const test_case cases[] = {
@@ -1512,6 +1569,8 @@ static const test_case cases[] = {
     {"reserve_and_trim", test_reserve_and_trim},
     {"open", test_open},
     {"fork", test_fork},
+    {"guarded_copies", test_guarded_copies},
+    {"gone_memory", test_gone_memory},
 };
 
 int main(int argc, char **argv) { return run_cases(argc, argv, cases, sizeof cases / sizeof cases[0]); }
