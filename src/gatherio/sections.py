@@ -61,7 +61,7 @@ class Section:
         code = lib.GIO_E_INTERRUPTED
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
-        check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name)
+        check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name, is_file=False)
         return cls(place[0], facts, access, name)
 
     def map(self, start: int, stop: int) -> Bytes:
