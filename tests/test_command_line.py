@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import BACKENDS, MIB, ON_WINDOWS, needs_root, not_on_windows, require
+from oracle import BACKENDS, MIB, ON_WINDOWS, heard, needs_root, not_on_windows, require
 
 import gatherio as gio
 from gatherio import __main__ as command_line
@@ -326,7 +326,8 @@ def test_demo_cleans_up_when_stopped(name: str, code: int, disk_dir: Path) -> No
     command: list[str | Path] = [*GATHERIO, "demo", disk_dir, "--size", "64M", "--json"]
     if ON_WINDOWS:  # no process sends signals to another
         command[1:3] = ["-c", STOPPED_FROM_WITHIN, name]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with heard(name):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         if not ON_WINDOWS:
             until_it_is_at_work(process, disk_dir)
