@@ -15,7 +15,19 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import SLICE_NS, check, closed, describe, encode_path, errno_of, error, ffi, lib, long_path
+from ._native import (
+    SLICE_NS,
+    check,
+    closed,
+    describe,
+    encode_path,
+    end_with_the_interpreter,
+    errno_of,
+    error,
+    ffi,
+    lib,
+    long_path,
+)
 from .errors import AlignmentError
 from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
@@ -99,6 +111,7 @@ class File:
         access = self._access | (lib.GIO_ACCESS_HEED_LOCKS if honor_locks else 0)
         code = lib.gio_file_open(queue._native, encoded, access, create, wish, durable, place, facts)
         if code:
+            end_with_the_interpreter()  # the queue may have been closed meanwhile
             how = f"mode {mode!r}"
             if direct and errno_of(code) in (errno.EINVAL, errno.EOPNOTSUPP):
                 how = "direct I/O asked for; direct=None goes buffered where there is none"
