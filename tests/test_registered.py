@@ -212,6 +212,7 @@ def test_a_registration_may_end_before_its_transfers_are_handed_over(
 
 
 @needs_uring
+@needs_memlock(2 * GIB)
 def test_what_fits_only_in_part_is_not_registered(
     pinned: Callable[[], int], uring: gio.CompletionQueue, disk_dir: Path
 ) -> None:
