@@ -44,7 +44,8 @@ enum {
     GIO_E_NO_FILE = 0x20000013,     /* a device, a pipe or something else that cannot be mapped */
     GIO_E_UNREGISTRABLE = 0x20000014, /* this backend, or this kernel, has no registered memory */
     GIO_E_TABLE_FULL = 0x20000015,  /* no more registrations in this queue */
-    GIO_E_MISCOUNTED = 0x20000016   /* io_uring tells wrong counts of transfers with this file system (FUSE) */
+    GIO_E_MISCOUNTED = 0x20000016,  /* io_uring tells wrong counts of transfers with this file system (FUSE) */
+    GIO_E_NO_PROC = 0x20000017      /* an open file cannot be opened once more: /proc is not mounted */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };

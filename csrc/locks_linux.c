@@ -43,7 +43,7 @@ static int32_t open_lock_handle(gio_file *file)
     for (int i = 0; i < 3 && file->lock_handle < 0; i++) {
         file->lock_handle = open(path, modes[i] | O_CLOEXEC);
         if (file->lock_handle < 0)
-            code = errno;
+            code = errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno;
     }
     return file->lock_handle < 0 ? code : 0;
 }

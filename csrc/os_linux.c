@@ -341,7 +341,9 @@ static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *fac
         return code;
     snprintf(path, sizeof path, "/proc/self/fd/%d", ordinary);
     *fd = open_retrying(path, flags | O_DIRECT);
-    return *fd < 0 ? errno : 0;
+    if (*fd >= 0)
+        return 0;
+    return errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno; /* the file is there: it is open */
 }
 
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,

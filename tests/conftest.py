@@ -23,6 +23,7 @@ import ctypes
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -64,6 +65,19 @@ if ON_WINE:
             _begin(self, *arguments, **options)  # type: ignore[arg-type]
 
     subprocess.Popen.__init__ = _begin_again  # type: ignore[method-assign]
+
+
+# --- signals ---
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard() -> Iterator[None]:
+    """A shell starts its background jobs with SIGINT ignored, and what they start ignores it, too."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # --- settings ---

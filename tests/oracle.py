@@ -96,6 +96,32 @@ def needs_root(what: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not ON_WINDOWS and os.geteuid() != 0, reason=f"{what} needs root")
 
 
+def needs_memlock(nbytes: int) -> pytest.MarkDecorator:
+    """A mark for tests that lock so much memory: but for root, all of a user's programs together may lock little."""
+    limit = None
+    if sys.platform != "win32" and os.geteuid() != 0:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    too_little = limit is not None and 0 <= limit < nbytes
+    return pytest.mark.skipif(
+        too_little, reason=f"needs {nbytes // MIB} MiB of locked memory, of {limit or 0} bytes: ulimit -l, or root"
+    )
+
+
+@contextlib.contextmanager
+def heard(name: str) -> Iterator[None]:
+    """The signal reaches programs that are started meanwhile, though this one was started with nohup and ignores it."""
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def handle_mode(descriptor: int) -> int:
     """How Windows' handle of a descriptor was opened: the FileModeInformation."""
     assert sys.platform == "win32"

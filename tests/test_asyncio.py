@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import selectors
 import socket
 import threading
 import weakref
@@ -19,6 +20,7 @@ from oracle import (
     PAGE,
     assert_same_bytes,
     fault,
+    not_on_windows,
     placed,
     run_python,
     set_fault,
@@ -376,6 +378,108 @@ def test_a_closed_queue_leaves_nothing_in_the_loop(disk_dir: Path, backend: str)
         assert comes_down(handle_count, before + 2)
 
     asyncio.run(main())
+
+
+# --- what the loop watches ---
+
+
+class Watching:
+    """A loop, and which descriptors it is told to watch beside its own."""
+
+    def __init__(self) -> None:
+        selector = selectors.DefaultSelector()
+        self.loop = asyncio.SelectorEventLoop(selector)
+        self._map = selector.get_map
+        self._own = set(selector.get_map())
+
+    def descriptors(self) -> set[int]:
+        return set(self._map()) - self._own
+
+
+@pytest.fixture
+def watching() -> Iterator[Watching]:
+    made = Watching()
+    yield made
+    made.loop.close()
+
+
+@not_on_windows("no loop there can watch what we have")
+def test_the_readers_go_with_the_queue(watching: Watching, disk_dir: Path, backend: str) -> None:
+    async def main() -> None:
+        queue = gio.CompletionQueue(backend=backend)
+        with gio.open(disk_dir / "file", "w", queue=queue) as f:
+            with fault(queue, "HOLD") as let_go:
+                task = asyncio.ensure_future(awaited(f.write_at(PAGE_DATA, 0)))
+                await until(lambda: bool(watching.descriptors()))
+                let_go()
+                assert await task == PAGE
+        queue.close()
+        await until(lambda: not watching.descriptors())
+
+    watching.loop.run_until_complete(main())
+
+
+async def awaited(operation: gio.Operation) -> int:
+    return await operation
+
+
+@not_on_windows("no loop there can watch what we have")
+def test_the_readers_go_when_the_queue_is_closed_in_another_thread(
+    watching: Watching, disk_dir: Path, backend: str
+) -> None:
+    async def main() -> None:
+        queue = gio.CompletionQueue(backend=backend)
+        with gio.open(disk_dir / "file", "w", queue=queue) as f:
+            with fault(queue, "HOLD") as let_go:
+                task = asyncio.ensure_future(awaited(f.write_at(PAGE_DATA, 0)))
+                await until(lambda: bool(watching.descriptors()))
+                let_go()
+                await task
+        closing = threading.Thread(target=queue.close)
+        closing.start()
+        await until(lambda: not watching.descriptors())
+        closing.join()
+
+    watching.loop.run_until_complete(main())
+
+
+@not_on_windows("no loop there can watch what we have")
+def test_the_readers_go_when_the_queue_is_dropped(watching: Watching, disk_dir: Path, backend: str) -> None:
+    async def use() -> weakref.ref[gio.CompletionQueue]:
+        queue = gio.CompletionQueue(backend=backend)
+        with gio.open(disk_dir / "file", "w", queue=queue) as f:
+            with fault(queue, "HOLD") as let_go:
+                task = asyncio.ensure_future(awaited(f.write_at(PAGE_DATA, 0)))
+                await until(lambda: bool(watching.descriptors()))
+                let_go()
+                await task
+        return weakref.ref(queue)
+
+    async def main() -> None:
+        queue = await use()
+        await asyncio.sleep(0)
+        gc.collect()
+        assert queue() is None
+        await until(lambda: not watching.descriptors())
+
+    watching.loop.run_until_complete(main())
+
+
+@not_on_windows("no loop there can watch what we have")
+def test_the_readers_go_when_something_finishes_that_nobody_awaits(
+    watching: Watching, f: gio.File, queue: gio.CompletionQueue
+) -> None:
+    async def main() -> None:
+        for _ in range(3):  # and they come back for whoever awaits
+            with fault(queue, "HOLD") as let_go:
+                task = asyncio.ensure_future(awaited(f.write_at(PAGE_DATA, 0)))
+                await until(lambda: bool(watching.descriptors()))
+                let_go()
+                assert await task == PAGE
+            f.write_at(PAGE_DATA, 0).result()
+            await until(lambda: not watching.descriptors())
+
+    watching.loop.run_until_complete(main())
 
 
 def test_awaited_operations_are_not_kept(f: gio.File, queue: gio.CompletionQueue) -> None:

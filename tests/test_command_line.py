@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import BACKENDS, MIB, ON_WINDOWS, not_on_windows, require
+from oracle import BACKENDS, MIB, ON_WINDOWS, heard, needs_root, not_on_windows, require
 
 import gatherio as gio
 from gatherio import __main__ as command_line
@@ -99,6 +100,57 @@ def test_a_reader_that_leaves_early() -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 1
+
+
+COMMANDS = [
+    ["--help"],
+    ["--version"],
+    [],
+    ["info"],
+    ["info", "--json"],
+    ["info", "--help"],
+    ["demo", "DIR", "--size", "1M"],
+    ["demo", "DIR", "--size", "1M", "--json"],
+    ["tune", "DIR", "--tiny"],
+    ["tune", "DIR", "--forget"],
+    ["bench", "DIR", "--tiny", "--section", "memory"],
+]
+
+
+@not_on_windows("it has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("where", ["full", "closed"])
+def test_output_that_cannot_be_written(where: str, arguments: list[str], unbuffered: str, disk_dir: Path) -> None:
+    if unbuffered and arguments[:1] in (["demo"], ["tune"], ["bench"]):
+        arguments = ["info", str(disk_dir)]
+    words = [str(disk_dir) if word == "DIR" else word for word in arguments]
+    end = ">/dev/full" if where == "full" else ">&-"
+    command = ["sh", "-c", f'exec "$@" {end}', "sh", *GATHERIO, *words]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "XDG_CONFIG_HOME": str(disk_dir / "config")}
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
+    name = words[0] if words and not words[0].startswith("-") and "--help" not in words else ""
+    why = os.strerror(errno.ENOSPC) if where == "full" else "it is closed"
+    assert done.stderr == f"gatherio{' ' if name else ''}{name}: standard output cannot be written: {why}\n"
+    assert done.returncode == 1
+    assert [path.name for path in disk_dir.iterdir() if path.name != "config"] == []
+
+
+@not_on_windows("it has no /dev/full")
+@pytest.mark.parametrize("end", ["2>/dev/full", "2>&-"])
+def test_a_complaint_that_cannot_be_written(end: str, disk_dir: Path) -> None:
+    """It does not go to standard output instead, and the exit code stays."""
+    for words in (["info", str(disk_dir / "no")], ["demo", str(disk_dir / "no")], ["tune", str(disk_dir / "no")]):
+        done = subprocess.run(["sh", "-c", f'exec "$@" {end}', "sh", *GATHERIO, *words], stdout=subprocess.PIPE)
+        assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_an_error_of_the_system_is_one_line(disk_dir: Path) -> None:
+    (disk_dir / "file").touch()
+    done = call("bench", disk_dir, "--tiny", "--section", "memory", "--json", disk_dir / "file" / "results.json")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("gatherio bench: ") and "results.json" in line
+    assert done.returncode == 1
 
 
 # --- info ---
@@ -274,7 +326,8 @@ def test_demo_cleans_up_when_stopped(name: str, code: int, disk_dir: Path) -> No
     command: list[str | Path] = [*GATHERIO, "demo", disk_dir, "--size", "64M", "--json"]
     if ON_WINDOWS:  # no process sends signals to another
         command[1:3] = ["-c", STOPPED_FROM_WITHIN, name]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with heard(name):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         if not ON_WINDOWS:
             until_it_is_at_work(process, disk_dir)
@@ -361,6 +414,67 @@ def test_demo_on_a_small_disk_takes_less(small_disk_dir: Path) -> None:
     found = json.loads(output("demo", small_disk_dir, "--json"))
     assert found["ok"]
     assert found["size_bytes"] <= 3 * MIB
+
+
+TMPFS_SIZES = [17 * MIB, 24 * MIB, 6146 * 4096, 37 * MIB + 4096]  # a tenth of some is no multiple of 8
+
+
+@not_on_windows("it has no tmpfs")
+@needs_root("mounting")
+@pytest.mark.parametrize("nbytes", TMPFS_SIZES)
+@pytest.mark.parametrize("by_size", [[], ["--size", "4M"]], ids=["", "4M"])
+def test_demo_where_little_is_free(nbytes: int, by_size: list[str], disk_dir: Path) -> None:
+    mount = f"mount -t tmpfs -o size={nbytes} none '{disk_dir}'"
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-ec",
+        f'{mount}; exec "$@"',
+        "sh",
+        *GATHERIO,
+        "demo",
+        str(disk_dir),
+        "--json",
+    ]
+    done = subprocess.run([*command, *by_size], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["ok"] and found["size_bytes"] == (4 * MIB if by_size else nbytes // 10 // MIB * MIB)
+
+
+@pytest.mark.parametrize("size", [[], ["--size", "4M"]], ids=["", "4M"])
+def test_demo_on_a_small_disk_of_any_size(size: list[str], small_disk_dir: Path) -> None:
+    for ballast in (1, MIB + 4096):
+        (small_disk_dir / "ballast").write_bytes(b"x" * ballast)
+        assert json.loads(output("demo", small_disk_dir, "--json", *size))["ok"]
+
+
+@pytest.mark.parametrize("free", [0, 3 * MIB + 1, 17 * MIB + 8, 168 * MIB + 4096, 319 * MIB + 7, 10**12])
+def test_demo_probes_the_disk_whatever_is_free(free: int, disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "free_space", lambda folder: free)
+    with gio.CompletionQueue() as queue:
+        assert demo._round_seconds_per_byte(disk_dir, queue) > 0
+
+
+def test_demo_says_how_much_it_needs(small_disk_dir: Path) -> None:
+    (small_disk_dir / "ballast").write_bytes(b"x" * 12 * MIB)
+    told = refused("demo", small_disk_dir)
+    assert re.search(r"the demo needs 16 MiB free, and [0-9.]+ MiB is; .* --size 1M, which needs 2.2 MiB$", told)
+    assert json.loads(output("demo", small_disk_dir, "--size", "1M", "--json"))["ok"]
+    assert [path.name for path in small_disk_dir.iterdir()] == ["ballast"]
+
+
+def test_demo_that_runs_out_of_space_says_what_to_do(
+    disk_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(array: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/file")
+
+    monkeypatch.setattr(_demo_phases.WholeArray, "_read", fail)
+    assert command_line.main(["demo", str(disk_dir), "--size", "1M"]) == 2
+    expected = "gatherio demo: /data/file: No space left on device; give a smaller --size or another folder\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_demo_tells_what_differs(

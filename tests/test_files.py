@@ -420,11 +420,11 @@ def test_durable_reaches_the_kernel(disk_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     run_python(script, disk_dir, under=strace(log, "-y", "-e", "trace=openat,open,pwritev2"))
     lines = log.read_text().splitlines()
-    opened = [line for line in lines if "/durable" in line and "open" in line]
+    opened = [line for line in lines if str(disk_dir / "durable") in line and "open" in line]
     assert opened and all("O_DSYNC" in line for line in opened if "O_WRONLY" in line)
     written = [line for line in lines if "pwritev2(" in line and "/durable>" in line]
     assert len(written) == 2 and all("RWF_DSYNC" in line for line in written)
-    plain = [line for line in lines if "/plain" in line]
+    plain = [line for line in lines if str(disk_dir / "plain") in line]
     assert plain and not any("DSYNC" in line for line in plain)
 
 

@@ -472,6 +472,114 @@ def test_exit_with_work_in_flight(disk_dir: Path, name: str, how: str) -> None:
     assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 32 * MIB))
 
 
+DAEMONS = """
+    import atexit, os, sys, threading
+    os.dup2(1, 2)  # what is told on standard error becomes a part of the output
+    how, folder, name = sys.argv[1:]
+    at_work = threading.Event()
+
+    def join():
+        thread.join(60)
+        print("alive" if thread.is_alive() else "ended")
+
+    atexit.register(join)  # first, to be called last: gatherio has closed everything by then
+    import asyncio, warnings
+    import gatherio as gio
+    from oracle import MIB, placed, words
+    warnings.simplefilter("ignore", ResourceWarning)
+
+    queue = None if name == "default" and how != "get" else gio.CompletionQueue(8)
+    file = gio.open(folder + "/file", "w+", queue=queue)
+    other = gio.open(folder + "/other", "w+", queue=queue)
+    mapping = gio.Mapping(None, size=MIB)
+    data = placed(words(0, 5000))
+
+    async def wait_in_asyncio():
+        while True:
+            await other.write_at(data, 0)
+            at_work.set()
+
+    def submit_from_a_callback(operation):
+        at_work.set()
+        other.write_at(data, 0).add_done_callback(submit_from_a_callback)
+
+    def save():
+        gio.save(folder + "/saved.npy", data)
+
+    def open_anew():
+        with gio.open(folder + "/anew", "w", queue=queue) as opened:
+            opened.write_at(data, 0).result()
+
+    def make_a_queue():
+        with gio.CompletionQueue(1) as made, gio.open(folder + "/anew", "w", queue=made) as opened:
+            opened.write_at(data, 0).result()
+
+    def get():
+        other.write_at(data, 0)
+        queue.get()
+
+    def in_a_batch():
+        with (queue or file._queue).batch():
+            other.write_at(data, 0)
+
+    steps = {
+        "write": lambda: other.write_at(data, 0).result(),
+        "read": lambda: other.read_at(data, 0).result(),
+        "gather": lambda: other.write_gather([data], 0, copy=None).exception(),
+        "many": lambda: other.write_many([data], [0]).done(),
+        "wait": lambda: gio.wait([other.write_at(data, 0)]),
+        "as_completed": lambda: list(gio.as_completed([other.write_at(data, 0)])),
+        "size": lambda: other.size,
+        "truncate": lambda: other.truncate(5000),
+        "flush": lambda: other.flush(),
+        "lock": lambda: other.lock(0, 10).unlock(),
+        "map": lambda: mapping.write(b"data", 0),
+        "asyncio": lambda: asyncio.run(wait_in_asyncio()),
+        "callback": lambda: (submit_from_a_callback(None), threading.Event().wait(0.2)),
+        "save": save, "open": open_anew, "queue": make_a_queue, "batch": in_a_batch, "get": get,
+    }
+
+    def work():
+        while True:
+            steps[how]()
+            at_work.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    at_work.wait()
+    operations = [file.write_at(placed(words(i * MIB, MIB)), i * MIB) for i in range(16)]
+"""
+WORK = [
+    *("write", "read", "gather", "many", "wait", "as_completed", "size", "truncate", "flush", "lock", "map"),
+    *("asyncio", "callback", "save", "open", "queue", "batch", "get"),
+]
+
+
+@pytest.mark.parametrize(("name", "how"), [*(("own", how) for how in WORK), ("default", "write"), ("default", "open")])
+def test_daemon_threads_at_work_end_in_silence(disk_dir: Path, name: str, how: str) -> None:
+    """As those do that use built-in files. What was submitted before the end is there."""
+    assert run_python(DAEMONS, how, disk_dir, name) == "ended\n"
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 16 * MIB))
+
+
+def test_what_is_closed_at_exit_is_an_error_to_the_main_thread(disk_dir: Path) -> None:
+    script = """
+        import atexit, sys, warnings
+
+        def late():
+            try:
+                f.size
+            except ValueError as error:
+                print(error)
+
+        atexit.register(late)
+        import gatherio as gio
+        warnings.simplefilter("ignore", ResourceWarning)
+        f = gio.open(sys.argv[1], "w")
+    """
+    assert run_python(script, disk_dir / "file") == f"I/O operation on closed file {str(disk_dir / 'file')!r}\n"
+
+
 def test_a_killed_process_leaves_whole_requests(disk_dir: Path) -> None:
     """os._exit: nothing is drained by us, but what was told to be done is there."""
     script = """

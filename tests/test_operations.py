@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import errno
 import gc
 import itertools
 import logging
+import math
 import mmap
 import os
 import signal
@@ -16,8 +18,11 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -538,6 +543,134 @@ def test_as_completed_out_of_time(two: tuple[gio.File, gio.File]) -> None:
         assert {next(completed), next(completed)} == set(quick)
         with pytest.raises(gio.TimeoutError, match=r"2 \(of 4\)"):
             next(completed)
+
+
+@pytest.mark.parametrize("taken_before", [0, 1])
+def test_the_time_of_as_completed_counts_from_the_call(
+    taken_before: int, two: tuple[gio.File, gio.File], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.monotonic_ns()]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
+    with fault(two[1]._queue, "HOLD") as let_go:
+        held, quick = submit(two[1], 2), submit(two[0], taken_before)
+        completed = gio.as_completed([*held, *quick], timeout=50)
+        assert {next(completed) for _ in quick} == set(quick)
+        now[0] += 51 * 10**9  # spent by the caller, before the first step or between two
+        last_resort = threading.Timer(5, let_go)
+        last_resort.start()
+        with pytest.raises(gio.TimeoutError, match=rf"2 \(of {2 + taken_before}\)"):
+            next(completed)
+        last_resort.cancel()
+
+
+class Awaited(NamedTuple):
+    """A call that waits, while there is nothing to be had, and what lets it go on."""
+
+    call: Callable[[Any], object]
+    let_go: Callable[[], object]
+
+
+@contextlib.contextmanager
+def nothing_to_be_had(name: str, f: gio.File, queue: gio.CompletionQueue) -> Iterator[Awaited]:
+    with contextlib.ExitStack() as at_end:
+        if name == "acquire":
+            pool = at_end.enter_context(gio.Pool(1, 10))
+            taken = pool.acquire()
+            yield Awaited(lambda timeout: pool.acquire(timeout=timeout), lambda: pool.release(taken))
+        elif name in ("lock", "lock_async"):
+            lock = at_end.enter_context(f.lock(0, 10))
+            calls: dict[str, Callable[[Any], object]] = {
+                "lock": lambda timeout: f.lock(0, 10, wait=True, timeout=timeout),
+                "lock_async": lambda timeout: asyncio.run(f.lock_async(0, 10, timeout=timeout)),
+            }
+            yield Awaited(calls[name], lock.unlock)
+        else:
+            let_go = at_end.enter_context(fault(queue, "HOLD"))
+            operation = f.write_at(PAGE_DATA, 0)
+            calls = {
+                "result": operation.result,
+                "exception": operation.exception,
+                "wait": lambda timeout: give_or_raise(gio.wait([operation], timeout).done),
+                "wait first": lambda timeout: give_or_raise(gio.wait([operation], timeout, gio.FIRST_COMPLETED).done),
+                "as_completed": lambda timeout: next(gio.as_completed([operation], timeout)),
+                "get": lambda timeout: give_or_raise(queue.get(timeout)),
+            }
+            yield Awaited(calls[name], let_go)
+
+
+def give_or_raise(found: Collection[gio.Operation]) -> gio.Operation:
+    if not found:
+        raise gio.TimeoutError
+    return next(iter(found))
+
+
+TIMED = ["result", "exception", "wait", "wait first", "as_completed", "get", "acquire", "lock", "lock_async"]
+
+
+@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("timeout", [math.inf, np.float32(np.inf), 1e300, 2**63, 10**400, 2**32, None], ids=repr)
+def test_a_time_without_an_end(name: str, timeout: Any, f: gio.File, queue: gio.CompletionQueue) -> None:
+    with nothing_to_be_had(name, f, queue) as awaited:
+        others = threading.Timer(0.05, awaited.let_go)
+        others.start()
+        awaited.call(timeout)
+        others.join()
+
+
+@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, -(10**400), False, Fraction(-1, 2)], ids=repr)
+def test_a_time_that_is_over(name: str, timeout: Any, f: gio.File, queue: gio.CompletionQueue) -> None:
+    with nothing_to_be_had(name, f, queue) as awaited:
+        with pytest.raises((gio.TimeoutError, TimeoutError)):
+            awaited.call(timeout)
+
+
+@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("timeout", [math.nan, np.float64("nan"), "5", b"5", [1], 1j], ids=repr)
+def test_a_time_that_is_none(name: str, timeout: Any, f: gio.File, queue: gio.CompletionQueue) -> None:
+    with nothing_to_be_had(name, f, queue) as awaited:
+        kind = ValueError if isinstance(timeout, float) else TypeError
+        with pytest.raises(kind, match="a timeout is a number of seconds, or None, not "):
+            awaited.call(timeout)
+
+
+def test_numbers_of_other_kinds_are_times(f: gio.File) -> None:
+    operation = f.write_at(PAGE_DATA, 0)
+    for timeout in (np.float32(60), np.int8(60), np.uint64(60), Fraction(61, 2), Decimal("60.5"), True):
+        assert gio.wait([operation], timeout).done == {operation}
+
+
+# --- what is no operation ---
+
+
+async def a_coroutine() -> None:
+    pass
+
+
+@pytest.mark.parametrize("call", [gio.wait, gio.as_completed])
+def test_only_operations_can_be_waited_for(call: Callable[[Any], object], f: gio.File) -> None:
+    operation, name = f.write_at(PAGE_DATA, 0), call.__name__
+    coroutine, loop = a_coroutine(), asyncio.new_event_loop()
+    cases: list[tuple[Any, str]] = [
+        ([1], "not int"),
+        ([operation, None], "not NoneType"),
+        ([np.zeros(3)], "not numpy.ndarray"),
+        ([f], "not gatherio.File"),
+        (operation, rf"an iterable of operations, as in {name}\(\[op\]\), not gatherio.Operation"),
+        (7, "an iterable of operations.* not int"),
+        ([concurrent.futures.Future()], f"Future: concurrent.futures.{name} takes it"),
+        ([coroutine], f"asyncio.{name} takes it"),
+        ([loop.create_future()], f"asyncio.{name} takes it"),
+        ([[operation], [operation]], "in one list"),
+    ]
+    try:
+        for ops, says in cases:
+            with pytest.raises(TypeError, match=f"^gatherio.{name} takes .*{says}"):
+                call(ops)
+    finally:
+        coroutine.close()
+        loop.close()
+    assert operation.result() == PAGE
 
 
 # --- the GIL ---

@@ -22,6 +22,7 @@ from oracle import (
     PAGE,
     assert_same_bytes,
     fault,
+    needs_memlock,
     not_on_windows,
     placed,
     require,
@@ -34,6 +35,9 @@ from this_process import comes_down
 import gatherio as gio
 
 needs_uring = not_on_windows("it has no io_uring")
+pytestmark = needs_memlock(
+    8 * MIB
+)  # what is let go of counts until a moment later: of the larger tests more than they hold
 
 
 def registered(queue: gio.CompletionQueue) -> int:
@@ -133,6 +137,7 @@ def test_memory_that_is_given_back_takes_its_registration_along(uring: gio.Compl
 
 
 @needs_uring
+@needs_memlock(128 * MIB)
 def test_a_registration_may_end_while_transfers_are_under_way(uring: gio.CompletionQueue, disk_dir: Path) -> None:
     memory = placed(words(0, 64 * MIB))
     with gio.open(disk_dir / "file", "w", queue=uring) as f:
@@ -143,6 +148,7 @@ def test_a_registration_may_end_while_transfers_are_under_way(uring: gio.Complet
 
 
 @needs_uring
+@needs_memlock(2 * GIB)
 def test_more_than_one_gib(uring: gio.CompletionQueue, disk_dir: Path) -> None:
     """The kernel takes 1 GiB at a time."""
     memory = gio.empty(GIB + 2 * MIB, "u1", prefault=False)
@@ -206,6 +212,7 @@ def test_a_registration_may_end_before_its_transfers_are_handed_over(
 
 
 @needs_uring
+@needs_memlock(2 * GIB)
 def test_what_fits_only_in_part_is_not_registered(
     pinned: Callable[[], int], uring: gio.CompletionQueue, disk_dir: Path
 ) -> None:
@@ -432,6 +439,7 @@ def test_kept_memory_ends_with_its_queue(pinned: Callable[[], int], disk_dir: Pa
 
 
 @needs_uring
+@needs_memlock(256 * MIB)
 def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.CompletionQueue, disk_dir: Path) -> None:
     many = [gio.full(MIB, number, "u1", huge_pages=False) for number in range(150)]
     with gio.open(disk_dir / "file", "w+", queue=uring, tuning={"registered": True}) as f:
@@ -449,6 +457,7 @@ def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.Co
 
 
 @needs_uring
+@needs_memlock(64 * MIB)
 def test_the_limit_of_kept_memory_is_one_for_all_queues(
     pinned: Callable[[], int], disk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,6 +502,7 @@ def test_the_limit_of_kept_memory_is_one_for_all_queues(
 
 
 @needs_uring
+@needs_memlock(64 * MIB)
 def test_what_a_queue_keeps_counts_until_it_is_closed(
     pinned: Callable[[], int], disk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +521,7 @@ def test_what_a_queue_keeps_counts_until_it_is_closed(
 
 
 @needs_uring
+@needs_memlock(64 * MIB)
 def test_a_fork_copies_no_kept_memory(disk_dir: Path) -> None:
     script = """
     import os, pathlib, sys, time, gatherio as gio
@@ -548,6 +559,7 @@ def test_a_fork_copies_no_kept_memory(disk_dir: Path) -> None:
 
 
 @needs_uring
+@needs_memlock(64 * MIB)
 def test_registrations_come_and_go_while_another_thread_transfers(uring: gio.CompletionQueue, disk_dir: Path) -> None:
     """A request that is on its way to the kernel must not find its pages gone."""
     memory, done = placed(words(0, 4 * MIB)), threading.Event()
@@ -570,6 +582,7 @@ def test_registrations_come_and_go_while_another_thread_transfers(uring: gio.Com
 
 
 @needs_uring
+@needs_memlock(64 * MIB)
 def test_the_collector_may_take_a_queue_before_its_registration(pinned: Callable[[], int]) -> None:
     for _ in range(20):
         everything: dict[str, object] = {"queue": gio.CompletionQueue(1, backend="uring")}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from oracle import ON_WINDOWS, PAGE, not_on_windows
+from oracle import ON_WINDOWS, PAGE, not_on_windows, run_python
 
 import gatherio as gio
 from gatherio import _device, tuning
@@ -69,7 +73,7 @@ def test_tune_stores_what_it_picks(disk_dir: Path) -> None:
 
 
 def test_tune_for_people(disk_dir: Path) -> None:
-    done = call("tune", disk_dir, "--tiny", "--for", "cpu", "--max-seconds", "2")
+    done = call("tune", disk_dir, "--tiny", "--for", "cpu", "--max-seconds", "60")
     assert done.returncode == 0, done.stderr
     assert "Picked for cpu" in done.stdout
     assert "requests of 1024 KiB" in done.stdout
@@ -284,6 +288,227 @@ def test_a_file_that_cannot_be_used_is_a_warning(text: str, disk_dir: Path) -> N
     assert tuning.tuning_file().with_name("tuning.json.bad").read_text() == text
     with gio.open(disk_dir / "a") as file:
         assert file._queue.depth == 7
+
+
+HEAD = '{"schema": "gatherio-tuning-1", "devices": '
+HOSTILE: dict[str, bytes] = {
+    "lists in lists": (HEAD + "[" * 200_000 + "]" * 200_000 + "}").encode(),
+    "objects in objects": (HEAD + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}").encode(),
+    "a version in lists": b'{"schema": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "settings in lists": (HEAD + '{"x": {"settings": {"depth": ' + "[" * 900 + "]" * 900 + "}}}}").encode(),
+    "details in lists": (HEAD + '{"x": {"settings": {}, "aim": ' + "[" * 500 + "]" * 500 + "}}}").encode(),
+    "a number without an end": (HEAD + '{"x": {"settings": {"depth": ' + "9" * 900_000 + "}}}}").encode(),
+    "a number of a few digits too many": (HEAD + '{"x": {"settings": {"depth": ' + "9" * 21 + "}}}}").encode(),
+    "too large": b" " * (2 * MIB) + (HEAD + "{}}").encode(),
+    "UTF-16": (HEAD + "{}}").encode("utf-16"),
+    "no text": bytes(range(256)),
+    "a mark in front": b"\xef\xbb\xbf" + (HEAD + "{}}").encode(),
+    "half a pair": b'{"schema": "\\ud800", "devices": {}}',
+    "null": b"null",
+    "a number": b"1",
+    "a string": b'"x"',
+    "no entry": (HEAD + '{"x": null}}').encode(),
+    "settings in a list": (HEAD + '{"x": {"settings": []}}}').encode(),
+    "settings in a string": (HEAD + '{"x": {"settings": "abc"}}}').encode(),
+    "no number": (HEAD + '{"x": {"settings": {"depth": NaN}}}}').encode(),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_whatever_the_file_holds_open_works_and_warns_once(content: bytes, disk_dir: Path) -> None:
+    stored_text("")
+    tuning.tuning_file().write_bytes(content)
+    assert_it_is_told_and_not_used(disk_dir)
+    assert tuning.tuning_file().with_name("tuning.json.bad").read_bytes() == content
+
+
+def assert_it_is_told_and_not_used(folder: Path) -> None:
+    with pytest.warns(tuning.TuningWarning, match="it is not used; delete it, or run gatherio tune again") as found:
+        with gio.open(folder / "a", "w") as file:
+            assert "tuned" not in file.reason
+    assert len(found) == 1 and len(str(found[0].message)) < 500 + len(str(tuning.tuning_file()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            gio.open(folder / "a").close()  # told once
+    problem = gio.info(folder)["tuning"]["problem"]
+    assert str(tuning.tuning_file()) in problem
+    for arguments in (["info", folder], ["info", folder, "--json"]):
+        shown = call(*arguments)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "it is not used" in " ".join(shown.stdout.split())
+    store(folder, depth=7)
+    with gio.open(folder / "a") as file:
+        assert file._queue.depth == 7
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").write_text("kept")
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def a_link_to_what_cannot_be_read(path: Path) -> None:
+    path.symlink_to("/proc/self/mem")
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)  # a socket's path is short
+        server.bind(path.name)
+
+
+@not_on_windows("it has no mkfifo")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("bad_is_there", ["", "a file", "a folder"])
+@pytest.mark.parametrize(
+    "make", [a_folder, a_pipe, a_link_to_a_device, a_link_to_itself, a_link_to_what_cannot_be_read, a_socket]
+)
+def test_whatever_stands_there_open_works_and_warns_once(
+    make: Callable[[Path], None], bad_is_there: str, disk_dir: Path
+) -> None:
+    path = tuning.tuning_file()
+    path.parent.mkdir(parents=True)
+    make(path)
+    bad = path.with_name("tuning.json.bad")
+    if bad_is_there == "a file":
+        bad.write_text("older")
+    if bad_is_there == "a folder":
+        bad.mkdir()
+        (bad / "older").write_text("older")
+    assert_it_is_told_and_not_used(disk_dir)
+    kept = [each for each in path.parent.iterdir() if each != path]
+    replaced = bad_is_there == "a file" and make is not a_folder
+    assert len(kept) == (2 if bad_is_there and not replaced else 1)
+
+
+@not_on_windows("it has other rights")
+def test_a_file_without_rights(disk_dir: Path, tmp_path: Path) -> None:
+    script = """
+        import os, sys, warnings
+        import gatherio as gio
+        from gatherio import tuning
+
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        for hidden in (tuning.tuning_file(), tuning.tuning_file().parent):
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                for _ in range(3):
+                    gio.open(sys.argv[1]).close()
+            print(len(found), "Permission denied" in str(found[0].message) if found else "")
+            os.chmod(hidden.parent if hidden.is_file() else hidden, 0)
+    """
+    (disk_dir / "config" / "gatherio").mkdir(parents=True)
+    path = disk_dir / "config" / "gatherio" / "tuning.json"
+    path.write_text(HEAD + "{}}")
+    (disk_dir / "file").touch()
+    disk_dir.chmod(0o755)
+    if os.geteuid() == 0:
+        for each in (path.parent.parent, path.parent, path):
+            os.chown(each, 65534, 65534)
+    path.chmod(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(disk_dir / "config"))
+        printed = run_python(script, disk_dir / "file").splitlines()
+    path.parent.chmod(0o700)
+    assert printed[0] == "1 True"
+    assert printed[1].startswith("0"), "what cannot be looked into is as good as not there"
+
+
+@not_on_windows("root is another one there")
+def test_tune_says_beforehand_that_nothing_can_be_stored(disk_dir: Path) -> None:
+    tuning.tuning_file().parent.parent.mkdir(parents=True, exist_ok=True)
+    tuning.tuning_file().parent.write_text("no folder")
+    done = call("tune", disk_dir, "--tiny")
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line == f"gatherio tune: {tuning.tuning_file().parent}: File exists"
+
+
+# --- the file changes ---
+
+
+def test_a_file_of_another_size_is_read_again_whatever_its_time(disk_dir: Path) -> None:
+    store(disk_dir, depth=7)
+    path = tuning.tuning_file()
+    with gio.open(disk_dir / "a", "w") as file:
+        assert file._queue.depth == 7
+    before = path.stat()
+    path.write_text(path.read_text().replace('"depth": 7', '"depth": 77'))  # the same inode
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+    with gio.open(disk_dir / "a", "w") as file:
+        assert file._queue.depth == 77
+
+
+def test_another_file_is_read_whatever_its_time_and_size(disk_dir: Path) -> None:
+    store(disk_dir, depth=7)
+    path = tuning.tuning_file()
+    with gio.open(disk_dir / "a", "w") as file:
+        assert file._queue.depth == 7
+    before = path.stat()
+    beside = path.with_name("beside")
+    beside.write_text(path.read_text().replace('"depth": 7', '"depth": 8'))
+    os.utime(beside, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(beside, path)
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+    assert after.st_ino != before.st_ino
+    with gio.open(disk_dir / "a", "w") as file:
+        assert file._queue.depth == 8
+
+
+@not_on_windows("no signal there ends a process that writes too much")
+def test_settings_are_whole_if_the_one_that_stores_them_is_killed_in_the_middle(disk_dir: Path) -> None:
+    store(disk_dir, depth=7)
+    before = tuning.tuning_file().read_bytes()
+    script = """
+        import resource, signal, sys
+        from gatherio import tuning
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        settings = tuning.from_dict({"depth": 9})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # bytes: the first ones are written, the next ones kill
+        tuning.store(sys.argv[1], settings, {"aim": "throughput", "when": "today"})
+    """
+    assert len(before) > 128
+    run_python(script, disk_dir, code=-signal.SIGXFSZ)
+    assert tuning.tuning_file().read_bytes() == before
+    with gio.open(disk_dir / "a", "w") as file:
+        assert file._queue.depth == 7
+    store(disk_dir, depth=9)
+    with gio.open(disk_dir / "a", "w") as file:
+        assert file._queue.depth == 9
+
+
+def test_settings_are_whole_if_storing_them_fails(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(disk_dir, depth=7)
+    path, before = tuning.tuning_file(), tuning.tuning_file().read_bytes()
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        store(disk_dir, depth=9)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
 @not_on_windows("platformdirs asks the system there, and not the environment")

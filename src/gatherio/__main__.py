@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from . import __version__
 from ._demo_report import as_dict, closing, opening
-from ._report import fields, paragraph, progress, say, size_text
+from ._report import OutputError, complain, drop, fields, paragraph, progress, say, size_text
 from .bench import command as bench
 from .bench import tune_command as tune
 from .demo import DemoError, Facts, run
@@ -144,9 +144,18 @@ def size(text: str) -> int:
     return int(float(match[1]) * 1024**exponent)
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help as everything else is: argparse says nothing where it cannot."""
+        if message and file is sys.stdout:
+            say(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar and its help."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="gatherio",
         description="Feeds numpy arrays to disk and back at the speed of the disk.",
         epilog=EPILOG,
@@ -311,7 +320,9 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         return _refuse("demo", f"not enough memory, give a smaller --size: {error}")
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return _refuse("demo", _in_words(error), FAILED if began and not no_room else UNUSABLE)
+        if no_room:
+            return _refuse("demo", f"{_in_words(error)}; give a smaller --size or another folder")
+        return _refuse("demo", _in_words(error), FAILED if began else UNUSABLE)
     say(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
     for check in result.checks:
         if not check.ok:
@@ -390,7 +401,7 @@ def _in_words(error: OSError | ValueError) -> str:
 
 
 def _refuse(command: str, text: str, code: int = UNUSABLE) -> int:
-    print(f"gatherio {command}: {text}", file=sys.stderr)
+    complain(f"gatherio {command}: {text}" if command else f"gatherio: {text}")
     return code
 
 
@@ -408,7 +419,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     top = parser()
-    arguments = top.parse_args(argv)
+    command = ""
+    try:
+        arguments = top.parse_args(argv)
+        command = arguments.command or ""
+        return _run(top, arguments)
+    except BrokenPipeError:  # whoever reads our output, as in "gatherio info | head -1", has seen enough
+        drop(sys.stdout)
+        return FAILED
+    except OutputError as error:
+        drop(sys.stdout)
+        return _refuse(command, f"standard output cannot be written: {error}", FAILED)
+
+
+def _run(top: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if arguments.command is None:
         top.print_help()
         return OK
@@ -419,9 +443,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         name = signal.Signals(stopped.number).name
         return _refuse(arguments.command, f"stopped by {name}; cleaned up", BY_SIGNAL + stopped.number)
-    except BrokenPipeError:  # whoever reads our output, as in "gatherio info | head -1", has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except BrokenPipeError:
+        raise
+    except MemoryError as error:
+        return _refuse(arguments.command, f"not enough memory, give a smaller --size: {error}", FAILED)
+    except OSError as error:
+        return _refuse(arguments.command, _in_words(error), FAILED)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ def _sysfs(number: str) -> Path | None:
         return None
 
 
+def folder_of(device: int) -> Path | None:
+    """The folder in /sys of a block device by its number, as st_rdev tells it."""
+    return _sysfs(_number(device))
+
+
 def block_device(path: str | os.PathLike[str]) -> Path | None:
     """The folder in /sys of the whole disk that a file lies on.
 
@@ -78,7 +83,7 @@ def _source_device(mount: Mount | None) -> Path | None:
     if sys.platform == "win32" or mount is None or not mount.source.startswith("/dev/"):
         return None
     try:
-        return _sysfs(_number(os.stat(mount.source).st_rdev))
+        return folder_of(os.stat(mount.source).st_rdev)
     except OSError:
         return None
 

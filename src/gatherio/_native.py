@@ -5,11 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
+import time
 from typing import Any, Final
 
 from gatherio import _gatherio  # type: ignore[attr-defined]
 
 from .errors import LockedError, NotLockedError
+
+if sys.platform == "win32":
+
+    def remedy(number: int, path: object) -> str:
+        """What is in the way, and what to do: Windows' own words say it."""
+        return ""
+
+else:
+    from ._remedy import remedy as remedy
 
 ffi: Final[Any] = _gatherio.ffi
 lib: Final[Any] = _gatherio.lib
@@ -33,6 +44,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
     lib.GIO_E_NO_FILE: "only regular files can be mapped, and memory",
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
+    lib.GIO_E_NO_PROC: "/proc is not mounted here, and through it alone the file can be opened once more, which direct "
+    "I/O and locks need; mount it: mount -t proc proc /proc",
 }
 
 
@@ -48,7 +61,13 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_SHRUNK: errno.EIO,
     lib.GIO_E_LOCKED: errno.EACCES,
     lib.GIO_E_NOT_LOCKED: errno.EINVAL,
+    lib.GIO_E_NO_PROC: errno.EOPNOTSUPP,
 }
+_WRONG_DIRECTION: Final = (
+    "to write, and to lock exclusively, takes the right to write the file; to read, and to lock shared, that to read it"
+)
+# Of numbers whose own words say nothing in our case.
+_WORDS: Final[dict[int, str]] = {errno.ESPIPE: "pipes, sockets and terminals have no offsets to read from or write to"}
 _KINDS: Final[dict[int, type[OSError]]] = {lib.GIO_E_LOCKED: LockedError, lib.GIO_E_NOT_LOCKED: NotLockedError}
 
 
@@ -89,9 +108,12 @@ def describe(code: int) -> str:
     """The words for a code: the system's own for its own numbers."""
     if code in _PROBLEMS:
         return _PROBLEMS[code]
+    number = errno_of(code)
+    if number in _WORDS:
+        return _WORDS[number]
     if sys.platform == "win32":
         return str(ffi.getwinerror(code)[1]).strip()
-    return os.strerror(code)
+    return os.strerror(number)
 
 
 def errno_of(code: int) -> int:
@@ -112,6 +134,76 @@ def os_error(code: int, text: str, path: object = None) -> OSError:
     if sys.platform == "win32" and (code not in _NUMBERS or code in _WINDOWS_CODES):
         failure.winerror = _WINDOWS_CODES.get(code, code)
     return failure
+
+
+# --- the end of the interpreter ---
+
+_ended_by = 0  # the thread in which the interpreter ends, once it does
+
+
+class ClosedAtExitError(ValueError):
+    """It is closed because the interpreter ends, for those who run until then: callbacks of operations, above all."""
+
+
+def begin_to_end() -> None:
+    """From now on files are closed because the interpreter ends: its daemon threads may still be at work with them."""
+    global _ended_by
+    _ended_by = threading.get_ident()
+
+
+def end_with_the_interpreter() -> None:
+    """End this thread, in silence, if the interpreter ends in another one.
+
+    By then all but daemon threads have been waited for. One that uses a built-in file then just does not come back from
+    it. One that did not come back from here would be missed by who joins it at exit; `threading` says nothing of
+    SystemExit.
+    """
+    if _ended_by not in (0, threading.get_ident()):
+        raise SystemExit
+
+
+def closed(text: str) -> ValueError:
+    """The exception for the use of something that is closed."""
+    end_with_the_interpreter()
+    return ClosedAtExitError(text) if _ended_by else ValueError(text)
+
+
+# --- time ---
+
+#: Seconds: longer than the clock counts in 64 bits, some 146 years, is for ever.
+_FOREVER_S: Final = float(2**62 // 10**9)
+
+
+def deadline_ns(timeout: float | None) -> int | None:
+    """The moment of time.monotonic_ns() at which `timeout` seconds are over; None where they never are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no number, or nan.
+    """
+    if timeout is None:
+        return None
+    try:
+        if timeout < _FOREVER_S:
+            return time.monotonic_ns() + int(float(max(0, timeout)) * 1e9)
+        if timeout >= _FOREVER_S:
+            return None
+    except TypeError:
+        raise TypeError(f"a timeout is a number of seconds, or None, not {timeout!r}") from None
+    raise ValueError(f"a timeout is a number of seconds, or None, not {timeout!r}")
+
+
+def slice_ns(deadline: int | None) -> int:
+    """How long to wait in one go: until the deadline, but not longer than Python may be kept from signals."""
+    return SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - time.monotonic_ns()))
+
+
+def is_over(deadline: int | None) -> bool:
+    return deadline is not None and time.monotonic_ns() >= deadline
+
+
+# --- names ---
 
 
 def encode_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
@@ -143,7 +235,7 @@ def encode_name(name: str) -> bytes:
     return name.encode("utf-16-le") + b"\0" if sys.platform == "win32" else name.encode("utf-8")
 
 
-def error(code: int, doing: str, path: object = None) -> Exception:
+def error(code: int, doing: str, path: object = None, *, is_file: bool = True) -> Exception:
     """The exception for a code of the core.
 
     Parameters
@@ -154,19 +246,27 @@ def error(code: int, doing: str, path: object = None) -> Exception:
         What was tried, with offset and length where there are any.
     path : object
         The file concerned; becomes ``filename``.
+    is_file : bool
+        Whether `path` is one, and no name of shared memory: then what is in its way is looked up.
     """
     if code == lib.GIO_E_FORKED:
         return RuntimeError(
             f"{doing}: opened before fork() and usable in the parent process only; open it again in this one"
         )
     if code == lib.GIO_E_CLOSED:
-        return ValueError(f"{doing}: the completion queue is closed")
+        return closed(f"{doing}: the completion queue is closed")
     if code == lib.GIO_E_ALIGNMENT:
         return ValueError(f"{doing}: not aligned")
-    return os_error(code, f"{describe(code)} ({doing})", path)
+    if code in _PROBLEMS:
+        why = ""
+    elif code == errno.EBADF and sys.platform != "win32":
+        why = _WRONG_DIRECTION
+    else:
+        why = remedy(errno_of(code), path if is_file else None)
+    return os_error(code, f"{describe(code)} ({doing}){': ' if why else ''}{why}", path)
 
 
-def check(code: int, doing: str, path: object = None) -> None:
+def check(code: int, doing: str, path: object = None, *, is_file: bool = True) -> None:
     """Raise the exception for `code` unless it is 0."""
     if code:
-        raise error(code, doing, path)
+        raise error(code, doing, path, is_file=is_file)

@@ -9,8 +9,8 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, NoReturn, TypeAlias
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple, NoReturn, TextIO, TypeAlias
 
 Step: TypeAlias = Callable[[int, int, str], object]
 """Called with (steps done, steps in all, what is done next)."""
@@ -98,16 +98,50 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> lis
     return chosen
 
 
+class OutputError(Exception):
+    """Standard output cannot be written; the text says why."""
+
+
 def say(text: str) -> None:
-    """Print and flush. Raises BrokenPipeError if whoever reads our output has left, on every system."""
+    """Print and flush.
+
+    Raises
+    ------
+    BrokenPipeError
+        Whoever reads our output has left; so on every system.
+    OutputError
+        It cannot be written.
+    """
+    if sys.stdout is None:
+        raise OutputError("it is closed")
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
     try:
         print(text, flush=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if sys.platform == "win32" and error.errno == errno.EINVAL:  # so Windows' C library has it
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
-        raise
+        raise OutputError(error.strerror or str(error)) from error
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error, where there is one."""
+    try:
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+
+
+def drop(stream: TextIO | None) -> None:
+    """Let go of what could not be written, else Python tries once more when it ends, and tells of it."""
+    with suppress(OSError, ValueError):
+        if stream is not None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 # --- progress ---
@@ -119,7 +153,7 @@ def progress() -> Iterator[Step]:
 
     tqdm's where it is installed, else a line that tells the step.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
     with ExitStack() as at_end:

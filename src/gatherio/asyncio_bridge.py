@@ -5,7 +5,7 @@ descriptors are watched by ``add_reader``: the ring's, readable while completion
 that the core sets when somebody else (a waiting thread, the queue's own thread, a worker) was first to see an operation
 finish.
 Backends without a ring have the second only. They are watched until one of them stirs with nobody awaiting, or until
-the queue is closed.
+the queue is closed or gone.
 
 The ring is watched through a duplicate of its descriptor, which is the bridge's own: a loop goes on believing in a
 number that somebody else has closed, and would not notice when the number becomes another file's.
@@ -22,7 +22,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from ._native import check, ffi, lib
@@ -36,7 +36,7 @@ class Bridge:
     """Between one `CompletionQueue` and one event loop. It keeps neither of them alive."""
 
     def __init__(self, queue: CompletionQueue, loop: asyncio.AbstractEventLoop) -> None:
-        self._queue = weakref.ref(queue)
+        self._queue = weakref.ref(queue, _closing(self))  # the loop holds what it watches, and with it this
         self._loop = weakref.ref(loop)
         self._awaited = 0
         self._looking = 0  # the thread that is looking for completions on the loop's behalf
@@ -115,7 +115,7 @@ class Bridge:
                 loop.call_soon_threadsafe(_set, future)
 
     def close(self) -> None:
-        """The queue is closed: stop watching, in the loop's own thread where it still runs."""
+        """The queue is closed or gone: stop watching, in the loop's own thread where it still runs."""
         loop = self._loop()
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed just now
@@ -135,6 +135,18 @@ class Bridge:
     def __del__(self) -> None:
         if hasattr(self, "_event"):
             self._finish()
+
+
+def _closing(bridge: Bridge) -> Callable[[object], None]:
+    """What closes it, if it is still there."""
+    reference = weakref.ref(bridge)
+
+    def close(_: object) -> None:
+        living = reference()
+        if living is not None:
+            living.close()
+
+    return close
 
 
 def _set(future: asyncio.Future[None]) -> None:

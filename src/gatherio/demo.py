@@ -44,6 +44,8 @@ CPU_SECONDS_PER_GIB: Final = 4.0
 SETUP_SECONDS_PER_GIB: Final = 8.0
 #: Two files at most, and room for whoever else writes there.
 DISK_FACTOR: Final = 2.25
+#: Below, what a small file system keeps for itself weighs as much as the data; who insists names a size.
+FREE_MIN: Final = 16 * MIB
 #: Four arrays at most, and what numpy copies aside.
 MEMORY_FACTOR: Final = 4.25
 
@@ -130,6 +132,7 @@ def _rounds(nbytes: int, seconds_per_byte: float) -> int:
 def _round_seconds_per_byte(folder: Path, queue: CompletionQueue) -> float:
     """What one round will take, from a small save and load."""
     nbytes = min(PROBE_BYTES, max(SIZE_MIN, _measure.free_space(folder) // 10))
+    nbytes -= nbytes % MIB
     path = folder / "probe.npy"
     array = fill(pages.empty(nbytes, np.uint8), np.random.default_rng())
     with measuring(nbytes) as written:
@@ -222,6 +225,12 @@ def run(
         system = info(parent)
         if size is not None:
             _check_room(parent, size, system)
+        elif _measure.free_space(parent) < FREE_MIN:
+            raise DemoError(
+                f"not enough space in {parent}: the demo needs {size_text(FREE_MIN)} free, and "
+                f"{size_text(_measure.free_space(parent))} is; give another folder, or --size 1M, "
+                f"which needs {size_text(int(SIZE_MIN * DISK_FACTOR))}"
+            )
         round_seconds = _round_seconds_per_byte(folder, queue)
         nbytes = size - size % MIB if size is not None else _automatic_size(folder, system, round_seconds)
         _check_room(parent, nbytes, system)
@@ -255,6 +264,4 @@ def _usable(parent: Path) -> Path:
         raise DemoError(f"not a folder: {parent}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise DemoError(f"nothing can be made in {parent}: it is read-only for you")
-    if _measure.free_space(parent) < 16 * MIB:
-        raise DemoError(f"not enough space in {parent}: less than 16 MiB is free")
     return parent

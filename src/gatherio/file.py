@@ -15,7 +15,19 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import SLICE_NS, check, describe, encode_path, error, ffi, lib, long_path
+from ._native import (
+    SLICE_NS,
+    check,
+    closed,
+    describe,
+    encode_path,
+    end_with_the_interpreter,
+    errno_of,
+    error,
+    ffi,
+    lib,
+    long_path,
+)
 from .errors import AlignmentError
 from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
@@ -101,7 +113,10 @@ class File:
         access = self._access | (lib.GIO_ACCESS_HEED_LOCKS if honor_locks else 0)
         code = lib.gio_file_open(queue._native, encoded, access, create, wish, durable, place, facts)
         if code:
-            how = "direct I/O asked for; direct=None goes buffered where there is none" if direct else f"mode {mode!r}"
+            end_with_the_interpreter()  # the queue may have been closed meanwhile
+            how = f"mode {mode!r}"
+            if direct and errno_of(code) in (errno.EINVAL, errno.EOPNOTSUPP):
+                how = "direct I/O asked for; direct=None goes buffered where there is none"
             raise error(code, f"opening the file, {how}", path)
         self._native = place[0]
         self._created = bool(facts.created)
@@ -343,7 +358,7 @@ class File:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError(f"I/O operation on closed file {self.name!r}")
+            raise closed(f"I/O operation on closed file {self.name!r}")
 
     # -- length and stable storage --------------------------------------------------------------------------
 
@@ -658,7 +673,7 @@ def open(
         Unknown mode, or a closed queue.
     """
     if queue is not None and queue.closed:
-        raise ValueError("the completion queue is closed")
+        raise closed("the completion queue is closed")
     if preallocate is not None and operator.index(preallocate) < 0:
         raise ValueError(f"preallocate is a number of bytes, not {preallocate}")
     settings = settings_for(path, tuning)

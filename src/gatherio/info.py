@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import tuning
+from ._native import remedy
 from ._version import __version__
 from .file import File
 from .pages import FACTS
@@ -79,9 +80,11 @@ def _about(path: str) -> dict[str, Any]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        raise PermissionError(
-            errno.EACCES,
-            "cannot make a file there to ask about; give a file to read, or a folder to write to",
+        why = remedy(error.errno, name)
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: no file can be made there to ask about{': ' if why else ''}{why}; "
+            "give a file to read, or a folder to write to",
             path,
         ) from None
     try:

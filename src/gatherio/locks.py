@@ -18,9 +18,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from ._native import error, ffi, lib
+from ._native import deadline_ns, error, ffi, is_over, lib
 from .errors import LockedError, TimeoutError
-from .operation import deadline_ns, is_over
 
 if TYPE_CHECKING:
     from .file import File

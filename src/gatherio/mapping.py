@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import records
-from ._native import check, ffi, lib
+from ._native import begin_to_end, check, closed, ffi, lib
 from .pages import is_anonymous, refuse_masked
 from .sections import HEADER_BYTES, Header, Section, checked_name, find, hold
 
@@ -333,7 +333,7 @@ class Mapping:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError(f"operation on a closed mapping of {self._about()!r}")
+            raise closed(f"operation on a closed mapping of {self._about()!r}")
 
     def _checked_range(self, offset: int, nbytes: int | None) -> tuple[int, int]:
         self._check_open()
@@ -720,6 +720,7 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _close_at_exit() -> None:
     """Give names back: the interpreter may end without asking objects to go."""
+    begin_to_end()
     failure = None
     for mapping in list(_living):
         try:

@@ -13,12 +13,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from ._native import SLICE_NS, check, error, ffi, lib
+from ._native import ClosedAtExitError, check, deadline_ns, error, ffi, is_over, lib, slice_ns
 from .asyncio_bridge import Bridge
 from .errors import CancelledError, TimeoutError
 
@@ -29,20 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Operation", "as_completed", "wait"]
 
 _LOG: Final = logging.getLogger("gatherio")
-
-
-def deadline_ns(timeout: float | None) -> int | None:
-    """The moment of time.monotonic_ns() at which `timeout` seconds are over."""
-    return None if timeout is None else time.monotonic_ns() + max(0, int(timeout * 1e9))
-
-
-def slice_ns(deadline: int | None) -> int:
-    """How long to wait in one go: until the deadline, but not longer than Python may be kept from signals."""
-    return SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - time.monotonic_ns()))
-
-
-def is_over(deadline: int | None) -> bool:
-    return deadline is not None and time.monotonic_ns() >= deadline
 
 
 class Operation:
@@ -111,6 +97,8 @@ class Operation:
             self._queue._watched -= 1
         try:
             callback(self)
+        except ClosedAtExitError:  # it submits one after the other for as long as it is let
+            pass
         except Exception:
             _LOG.exception("exception calling callback for %r", self)
 
@@ -130,12 +118,11 @@ class Operation:
 
     # -- waiting ----------------------------------------------------------------------------------------
 
-    def _wait(self, timeout: float | None) -> bool:
-        """Wait until the outcome is known or the time is up."""
+    def _wait(self, deadline: int | None) -> bool:
+        """Wait until the outcome is known or the deadline has come."""
         if self._outcome is not None:
             return True
         queue = self._queue
-        deadline = deadline_ns(timeout)
         room = queue._room()
         while self._outcome is None:
             code = lib.gio_operation_wait(queue._native, self._ticket, slice_ns(deadline), room.rows)
@@ -179,7 +166,7 @@ class Operation:
         -----
         Any exception here, KeyboardInterrupt included, leaves the operation running and its arrays safe.
         """
-        if self._outcome is None and not self._wait(timeout):
+        if self._outcome is None and not self._wait(deadline_ns(timeout)):
             raise TimeoutError(f"not finished within {timeout} s: {self._doing()}")
         code, transferred, _ = self._outcome  # type: ignore[misc]
         if self._queue._hands_out:
@@ -190,7 +177,7 @@ class Operation:
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the operation and return its exception, or None. Raises as `result` for cancelling and time."""
-        if self._outcome is None and not self._wait(timeout):
+        if self._outcome is None and not self._wait(deadline_ns(timeout)):
             raise TimeoutError(f"not finished within {timeout} s: {self._doing()}")
         if self._queue._hands_out:
             self._queue._mark_told(self)
@@ -269,6 +256,40 @@ class DoneAndNotDone(NamedTuple):
     not_done: set[Operation]
 
 
+def _checked(ops: Iterable[Operation], call: str) -> set[Operation]:
+    """The operations, each once.
+
+    Raises
+    ------
+    TypeError
+        It is no iterable, or holds something else; the text names it, and the call that waits for it.
+    """
+    if isinstance(ops, Operation) or not isinstance(ops, Iterable):
+        raise TypeError(f"gatherio.{call} takes an iterable of operations, as in {call}([op]), not {_named(ops)}")
+    found = list(ops)
+    for other in found:
+        if not isinstance(other, Operation):
+            raise TypeError(f"gatherio.{call} takes gatherio.Operations, not {_named(other)}{_instead(other, call)}")
+    return set(found)
+
+
+def _named(other: object) -> str:
+    kind = type(other)
+    module = "gatherio" if kind.__module__.startswith("gatherio.") else kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def _instead(other: object, call: str) -> str:
+    """The call that takes it, if any."""
+    if isinstance(other, Future):
+        return f": concurrent.futures.{call} takes it"
+    if asyncio.isfuture(other) or asyncio.iscoroutine(other):
+        return f": asyncio.{call} takes it; to await operations together there is asyncio.gather"
+    if isinstance(other, (list, tuple, set, frozenset)) and all(isinstance(one, Operation) for one in other):
+        return f": give the operations in one list, as in {call}([*first, *second])"
+    return ""
+
+
 def _by_queue(operations: Iterable[Operation]) -> dict[CompletionQueue, list[Operation]]:
     groups: dict[CompletionQueue, list[Operation]] = {}
     for operation in operations:
@@ -341,10 +362,15 @@ def wait(ops: Iterable[Operation], timeout: float | None = None, return_when: st
     Returns
     -------
     (done, not_done) : named tuple of two sets of Operation
+
+    Raises
+    ------
+    TypeError
+        Something in `ops` is no Operation.
     """
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"invalid return condition: {return_when!r}")
-    not_done, done = set(ops), set[Operation]()
+    not_done, done = _checked(ops, "wait"), set[Operation]()
     deadline = deadline_ns(timeout)
     while True:
         newly = _finished(not_done)
@@ -357,7 +383,7 @@ def wait(ops: Iterable[Operation], timeout: float | None = None, return_when: st
             break
         if return_when == ALL_COMPLETED:  # nothing to look at before the last of them
             for operation in not_done:
-                operation._wait(None if deadline is None else (deadline - time.monotonic_ns()) / 1e9)
+                operation._wait(deadline)
         else:
             _wait_for_any(not_done, deadline)
     return DoneAndNotDone(done, not_done)
@@ -370,8 +396,10 @@ def as_completed(ops: Iterable[Operation], timeout: float | None = None) -> Iter
     ------
     concurrent.futures.TimeoutError
         Not all of them finished within `timeout` seconds of the call.
+    TypeError
+        Something in `ops` is no Operation.
     """
-    not_done = set(ops)
+    not_done = _checked(ops, "as_completed")
     total = len(not_done)
     deadline = deadline_ns(timeout)
 

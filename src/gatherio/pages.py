@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import describe, ffi, lib
+from ._native import deadline_ns, describe, ffi, is_over, lib
 from .errors import AllocationError, PoolError, TimeoutError
 
 __all__ = ["Pool", "asaligned", "empty", "empty_like", "full", "is_aligned", "prefault", "zeros"]
@@ -368,15 +368,15 @@ class Pool:
         ValueError
             The pool is closed.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_ns(timeout)
         with self._available:
             while not self._free:
                 if self._closed:
                     break
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+                if is_over(deadline):
                     raise TimeoutError(f"all {len(self)} arrays of the pool are in use; release one, or make it larger")
-                self._available.wait(left)
+                left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e9
+                self._available.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             if self._closed:
                 raise ValueError("the pool is closed")
             return self._arrays[self._free.pop()]

@@ -19,8 +19,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from ._native import SLICE_NS, check, describe, error, ffi, lib, os_error
-from .operation import deadline_ns, is_over, slice_ns
+from ._native import (
+    SLICE_NS,
+    begin_to_end,
+    check,
+    closed,
+    deadline_ns,
+    describe,
+    end_with_the_interpreter,
+    error,
+    ffi,
+    is_over,
+    lib,
+    os_error,
+    slice_ns,
+)
 from .pages import allocation_of
 from .registration import Registration
 from .segments import Array, checked
@@ -174,6 +187,7 @@ class CompletionQueue:
         backend: str | None = None,
         request_size: int = DEFAULT_REQUEST_SIZE,
     ) -> None:
+        end_with_the_interpreter()  # nobody would wait for what goes through a new queue
         depth, request_size = operator.index(depth), operator.index(request_size)
         if not 1 <= depth <= MAX_DEPTH:
             raise ValueError(f"depth is 1 to {MAX_DEPTH} requests, not {depth}")
@@ -337,14 +351,14 @@ class CompletionQueue:
             raise ValueError(f"max is a positive number of operations, not {max}")
         deadline = deadline_ns(timeout)
         while True:
-            closed = self._closed and not self._inflight
-            waits = not (self._ready or self._told or closed)
+            is_empty = self._closed and not self._inflight
+            waits = not (self._ready or self._told or is_empty)
             self._collect(timeout_ns=slice_ns(deadline) if waits else 0)
             found = self._take_finished(max)
             if found:
                 return found
-            if closed:
-                raise ValueError("the completion queue is closed, and nothing is left in it")
+            if is_empty:
+                raise closed("the completion queue is closed, and nothing is left in it")
             if is_over(deadline):
                 return []
 
@@ -517,6 +531,7 @@ def _attend(reference: weakref.ref[CompletionQueue]) -> None:
             try:
                 queue._collect()
             except SystemExit:  # a callback's: it ends a thread, but not this one, for others wait for theirs
+                end_with_the_interpreter()
                 _LOG.exception("SystemExit in a callback")
             if queue._watched:
                 idle_since = time.monotonic()
@@ -565,6 +580,7 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _drain_at_exit() -> None:
     """Let what is in flight end before the interpreter and its arrays go, and cut off what was only reserved."""
+    begin_to_end()
     for queue in list(_living):
         for file in list(queue._files):
             with contextlib.suppress(Exception):

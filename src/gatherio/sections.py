@@ -65,7 +65,7 @@ class Section:
         code = lib.GIO_E_INTERRUPTED
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
-        check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name)
+        check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name, is_file=False)
         section = cls(place[0], facts, access, name)
         section._reserve(f"making {size} bytes of memory")
         return section
@@ -75,7 +75,7 @@ class Section:
         try:
             while code == lib.GIO_E_INTERRUPTED:  # and Python looks at the signal
                 code = lib.gio_section_reserve(self.native)
-            check(code, doing, self.about)
+            check(code, doing, self.about, is_file=self.identity != (0, 0))
         except BaseException:
             lib.gio_section_close(self.native)  # the first failure is the one to tell
             raise

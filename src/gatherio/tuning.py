@@ -12,9 +12,13 @@ whether settings come from there. What is wrong with the file is a warning, and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import operator
 import os
+import reprlib
+import secrets
+import stat
 import sys
 import tempfile
 import warnings
@@ -32,6 +36,15 @@ DEPTH_MAX: Final = 4096
 REQUEST_SIZE_MAX: Final = 2**40
 
 AnyPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+# Bounds of the file, each far beyond what is written there.
+_BYTES_MAX: Final = 1 << 20
+_DIGITS_MAX: Final = 20  # 2**64 has 20
+_LEVELS_MAX: Final = 16
+_WORDS_MAX: Final = 200  # characters of what is said about it
+#: What os.stat says of a file that, for this user, is not there.
+_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
 class TuningWarning(UserWarning):
@@ -164,10 +177,11 @@ def _current() -> _Stored:
     path = tuning_file()
     try:
         found = os.stat(path)
-    except OSError:
-        stamp = None
+    except OSError as error:
+        stamp = None if error.errno in _NOT_THERE else (str(path), error.errno or 0, 0, 0)
     else:
-        stamp = (str(path), found.st_mtime_ns, found.st_size, found.st_ino)
+        is_file = stat.S_ISREG(found.st_mode)  # a folder or a pipe that is used stays what it is
+        stamp = (str(path), found.st_mtime_ns if is_file else 0, found.st_size if is_file else 0, found.st_ino)
     if stamp != _stored.stamp:
         fresh = _Stored()
         fresh.stamp = stamp
@@ -180,18 +194,64 @@ def _current() -> _Stored:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """The devices, and what is wrong with the file."""
-    cure = "it is not used; delete it, or run gatherio tune again"
+    """The devices, and what is wrong with the file. Whatever stands there, this neither waits nor takes long."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("schema") != SCHEMA_NAME:
-            return {}, f"{path} is of another version: {content.get('schema')!r}, not {SCHEMA_NAME!r}; {cure}"
-        devices = content["devices"]
-        for entry in devices.values():
-            from_dict(entry["settings"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return {}, f"{path} cannot be used: {type(error).__name__}: {error}; {cure}"
-    return devices, ""
+        return _devices(_text(path)), ""
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = str(error)[:_WORDS_MAX]
+    return {}, f"{path} cannot be used: {problem}; it is not used; delete it, or run gatherio tune again"
+
+
+def _text(path: Path) -> str:
+    _refuse_what_is_no_file(os.stat(path))  # before it is opened: a pipe would wait, and a device might act
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        _refuse_what_is_no_file(os.fstat(file.fileno()))
+        content = file.read(_BYTES_MAX + 1)
+    if len(content) > _BYTES_MAX:
+        raise ValueError(f"it has more than {_BYTES_MAX} bytes, and gatherio writes some hundred for each device")
+    return content.decode("utf-8")
+
+
+def _refuse_what_is_no_file(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _devices(text: str) -> dict[str, Any]:
+    """What is stored for each device, checked."""
+    content = json.loads(text, parse_int=_integer)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    if content.get("schema") != SCHEMA_NAME:
+        raise ValueError(f"it is of another version: {reprlib.repr(content.get('schema'))}, not {SCHEMA_NAME!r}")
+    devices = content.get("devices")
+    if not isinstance(devices, dict):
+        raise ValueError("it holds no devices")
+    for name, entry in devices.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("settings"), dict):
+            raise ValueError(f"the device {reprlib.repr(name)} has no settings")
+        from_dict(entry["settings"])
+    if _is_deeper(devices, _LEVELS_MAX):
+        raise ValueError(f"it is nested more than {_LEVELS_MAX} levels deep")
+    return devices
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS_MAX:  # some versions of Python take very long for a million of them
+        raise ValueError(f"it has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether there are more levels of objects and lists."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inside is not None and (levels == 0 or any(_is_deeper(each, levels - 1) for each in inside))
 
 
 def stored_for(path: AnyPath) -> Tuning | None:
@@ -247,19 +307,41 @@ def as_dict(tuning: Tuning) -> dict[str, Any]:
 def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
     """Store settings for the device under a path, and return the device's identity.
 
-    A file that cannot be used is kept beside the new one as ``tuning.json.bad``.
+    What cannot be used is kept beside the new file as ``tuning.json.bad``.
+
+    Raises
+    ------
+    OSError
+        It cannot be stored.
     """
     target = tuning_file()
     target.parent.mkdir(parents=True, exist_ok=True)
     devices: dict[str, Any] = {}
-    if target.exists():
+    if os.path.lexists(target):
         devices, problem = _read(target)
         if problem:
-            os.replace(target, target.with_name(target.name + ".bad"))
+            _set_aside(target)
     device = _device.identity(_existing(path)[0])
     devices[device] = {"settings": as_dict(tuning), **details}
     _write(target, devices)
     return device
+
+
+def _set_aside(target: Path) -> None:
+    kept = target.with_name(target.name + ".bad")
+    if kept.is_dir() or (target.is_dir() and os.path.lexists(kept)):  # those two do not take each other's place
+        kept = kept.with_name(f"{kept.name}-{secrets.token_hex(4)}")
+    os.replace(target, kept)
+
+
+def check_storable() -> None:
+    """Raise OSError if settings cannot be stored: before anything is measured."""
+    folder = tuning_file().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            errno.EACCES, "settings cannot be stored in this folder; it needs the right to write", str(folder)
+        )
 
 
 def forget(path: AnyPath) -> bool:

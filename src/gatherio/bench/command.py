@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Final
 
 from .. import _measure
 from .._device import mount_of
-from .._report import progress, say
+from .._report import complain, progress, say
 from ..tuning import settings_for
 from . import bed as beds
 from . import report
@@ -94,7 +93,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     try:
         return _run(arguments)
     except BenchError as error:
-        print(f"gatherio bench: {error}", file=sys.stderr)
+        complain(f"gatherio bench: {error}")
         return FAILED if str(error).startswith("wrong data") else UNUSABLE
 
 
@@ -119,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if not report.has_pictures():
             say("no pictures: they need matplotlib, pip install 'gatherio[pictures]'")
     for failure in outcome.failures:
-        print(f"gatherio bench: {failure}", file=sys.stderr)
+        complain(f"gatherio bench: {failure}")
     return FAILED if outcome.failures or (arguments.strict and not results.all_met()) else OK
 
 

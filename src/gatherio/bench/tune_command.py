@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 from .. import _measure, tuning
 from .._device import block_device
-from .._report import fields, progress, say
+from .._report import complain, fields, progress, say
 from .._version import __version__
 from ..queue import DEFAULT_DEPTH, DEFAULT_REQUEST_SIZE
 from . import bed as beds
@@ -60,7 +59,7 @@ def run_tune(arguments: argparse.Namespace) -> int:
     try:
         return _forget(arguments) if arguments.forget else _tune(arguments)
     except BenchError as error:
-        print(f"gatherio tune: {error}", file=sys.stderr)
+        complain(f"gatherio tune: {error}")
         return UNUSABLE
 
 
@@ -84,6 +83,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     parent, began = _parent(arguments), time.monotonic()
     size = arguments.size or (beds.TINY_SIZE if arguments.tiny else min(SIZE_MAX, beds.automatic_size(parent, False)))
     size = max(beds.TINY_SIZE, size - size % beds.TINY_SIZE)
+    tuning.check_storable()
     require_room(parent, int(size * beds.DISK_FACTOR), int(size * beds.MEMORY_FACTOR))
     with _measure.work_folder(parent, "gatherio-tune") as folder, progress() as step:
         bed = Bed(folder, Extent(size, tiny=arguments.tiny))
