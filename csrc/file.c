@@ -1,5 +1,5 @@
-/* file.c: files as a queue knows them: limits from the facts of the opened file, waiting for what is in flight, and the
- * end of a file whose space was reserved. The same on every system; the system's part is in os_*.c. */
+/* file.c: files as a queue knows them: limits from the facts of the opened file, length and reserved space, closing. The same
+ * on every system; the system's part is in os_*.c. */
 #include "internal.h"
 
 #include <stdlib.h>
@@ -46,12 +46,12 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->limits.direct_bytes_min = queue->system.direct_bytes_min;
     file->backend = queue->backend;
     file->file_system = facts->file_system;
-    code = gio_os_file_size(file, &file->written_end);
-    file->valid_end = file->known_end = file->written_end;
+    code = gio_os_file_size(file, &file->known_end);
+    file->valid_end = file->known_end;
     if (code == 0 && queue->backend->adopt)
         code = queue->backend->adopt(queue, file, &facts->backend_code);
     if (code) {
-        gio_os_file_close(file);
+        gio_os_file_close(file, 0);
         free(file);
         return code;
     }
@@ -74,30 +74,31 @@ int32_t gio_file_size(gio_file *file, uint64_t *size)
 }
 
 /* Cutting and growing write to all bytes in between. */
-static int32_t check_locks_across(gio_file *file, uint64_t size)
+static int32_t check_locks_across(gio_file *file, uint64_t before, uint64_t size)
 {
-    uint64_t before;
-    int32_t code = gio_os_file_size(file, &before);
-    if (code)
-        return code;
     gio_mutex_lock(&file->queue->mutex);
     uint64_t first = gio_min(before, size);
-    code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first, 1);
+    int32_t code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first, 1);
     gio_mutex_unlock(&file->queue->mutex);
     return code;
 }
 
 int32_t gio_file_resize(gio_file *file, uint64_t size)
 {
+    uint64_t before;
     int32_t code = usable(file);
     if (code == 0)
-        code = check_locks_across(file, size);
+        code = gio_os_file_size(file, &before);
+    if (code == 0)
+        code = check_locks_across(file, before, size);
     if (code == 0)
         code = gio_os_file_resize(file, size);
     if (code == 0) {
         gio_mutex_lock(&file->queue->mutex);
-        file->written_end = file->known_end = size;
+        file->known_end = size;
         file->valid_end = gio_min(file->valid_end, size);
+        if (size <= before)
+            file->reserved_end = 0; /* that frees what lies behind */
         gio_mutex_unlock(&file->queue->mutex);
     }
     return code;
@@ -105,43 +106,27 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
 
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 {
-    uint64_t before = 0;
     int32_t code = usable(file);
 
     *reserved = 0;
-    if (code == 0)
-        code = gio_os_file_size(file, &before);
     if (code || size == 0)
         return code;
     code = gio_os_file_reserve(file, size, reserved);
-    if (code == 0 && size > before) {
+    if (*reserved) {
         gio_mutex_lock(&file->queue->mutex);
-        if (!file->reserved) /* until now the file's length told what was written */
-            file->written_end = gio_max(file->written_end, before);
-        file->reserved = 1;
+        file->reserved_end = gio_max(file->reserved_end, size);
         gio_mutex_unlock(&file->queue->mutex);
     }
     return code;
 }
 
-int32_t gio_file_trim(gio_file *file)
+void gio_file_give_back(gio_file *file)
 {
-    uint64_t size, end;
-    int32_t code = usable(file);
-    if (code)
-        return code;
+    if (usable(file))
+        return;
     gio_mutex_lock(&file->queue->mutex);
-    end = file->reserved ? file->written_end : (uint64_t)INT64_MAX;
+    file->gives_back = 1;
     gio_mutex_unlock(&file->queue->mutex);
-    code = gio_os_file_size(file, &size);
-    if (code == 0 && size > end)
-        code = gio_os_file_resize(file, end);
-    if (code == 0) {
-        gio_mutex_lock(&file->queue->mutex);
-        file->reserved = 0;
-        gio_mutex_unlock(&file->queue->mutex);
-    }
-    return code;
 }
 
 int32_t gio_file_flush(gio_file *file)
@@ -166,10 +151,11 @@ int32_t gio_file_close(gio_file *file)
     if (busy)
         return GIO_E_TIMEOUT;
     if (was_open) {
-        gio_os_locks_close(file, forked);
-        gio_os_file_close(file);
+        int32_t locks_code = gio_os_locks_close(file, forked);
+        int32_t code = gio_os_file_close(file, file->gives_back && file->reserved_end != 0 && !forked);
+        file->close_code = code ? code : locks_code;
     }
-    return 0;
+    return file->close_code;
 }
 
 void gio_file_forked(gio_file *file)

@@ -45,7 +45,8 @@ enum {
     GIO_E_UNREGISTRABLE = 0x20000014, /* this backend, or this kernel, has no registered memory */
     GIO_E_TABLE_FULL = 0x20000015,  /* no more registrations in this queue */
     GIO_E_MISCOUNTED = 0x20000016,  /* io_uring tells wrong counts of transfers with this file system (FUSE) */
-    GIO_E_NO_PROC = 0x20000017      /* an open file cannot be opened once more: /proc is not mounted */
+    GIO_E_NO_PROC = 0x20000017,     /* an open file cannot be opened once more: /proc is not mounted */
+    GIO_E_FIXED_SIZE = 0x20000018   /* a device: it has the size it has */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };
@@ -238,11 +239,12 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */
 int32_t gio_file_size(gio_file *file, uint64_t *size);
 int32_t gio_file_resize(gio_file *file, uint64_t size);
-/* Makes the file at least `size` long with its space reserved, or fails having changed nothing. `*reserved` is 0
- * where the file system cannot reserve. Nothing of this file may be in flight. */
+/* Reserves the space of the file's first `size` bytes. Its length and its bytes stay as they are, also after an error.
+ * `*reserved` is 0 where the file system cannot reserve. INTERRUPTED by a signal: to be called again. TIMEOUT, and nothing
+ * done, where nothing of this file may be in flight meanwhile (Windows). */
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
-/* Cuts what was reserved and never written through this gio_file; of other writers it does not know. */
-int32_t gio_file_trim(gio_file *file);
+/* When the file is closed, give back what is reserved beyond its end, if nobody else has it open. */
+void gio_file_give_back(gio_file *file);
 int32_t gio_file_flush(gio_file *file);
 /* Locks on ranges of bytes, which may lie anywhere below 2^64. LOCKED when another one is in the way; they do not wait.
  * Unlocking names the exact range; `id` 0 is any lock of it. They go with the file. Operations, gio_file_resize and
@@ -250,7 +252,9 @@ int32_t gio_file_flush(gio_file *file);
 int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive, uint64_t *id);
 int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64_t id);
 void gio_file_forked(gio_file *file); /* in a forked child: the locks are the parent's alone */
-/* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. */
+/* Closes the descriptors; TIMEOUT, and nothing done, while operations are in flight. Any other code: the file is closed, and
+ * the system could not store what had been written to it (close(2), where network file systems tell). Told again when it
+ * is closed again. */
 int32_t gio_file_close(gio_file *file);
 void gio_file_free(gio_file *file);
 void gio_file_let_go(gio_file **place); /* closes and frees what stands there, if anything */

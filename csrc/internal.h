@@ -152,10 +152,11 @@ struct gio_file {
     uint64_t ragged;         /* of these: through the page cache */
     uint64_t folio_bytes;    /* what the page cache may keep in one piece */
     uint64_t known_end;      /* the file is this long at least, as far as this gio_file knows */
-    uint64_t written_end;    /* the file's length by what was written; counts once space is reserved */
     uint64_t valid_end;      /* a write below does not extend what has ever been written; beyond, it may block. Windows */
-    int32_t reserved;        /* there is space behind written_end that nobody has written to */
+    uint64_t reserved_end;   /* space was reserved up to here, perhaps beyond the end of the file; 0: none */
+    int32_t gives_back;      /* what of it lies beyond the end goes back when the file is closed */
     int32_t closed;
+    int32_t close_code;      /* what closing it gave */
     int32_t heeds_locks;     /* of others */
     int64_t lock_handle;     /* where the system has the locks of this file; -1: none yet */
     gio_lock *locks;
@@ -338,9 +339,11 @@ void gio_os_pages_free(void *address, uint64_t allocated);
 /* for files: mechanism under gio_file_* */
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
                          int32_t durable, gio_file_facts *facts);
-void gio_os_file_close(gio_file *file);
+/* Closes all descriptors whatever happens, and tells the first error. `gives_back`: frees what is reserved beyond the end. */
+int32_t gio_os_file_close(gio_file *file, int32_t gives_back);
 int32_t gio_os_file_size(gio_file *file, uint64_t *size);
 int32_t gio_os_file_resize(gio_file *file, uint64_t size);
+/* `*reserved` may be 1 after an error, too: then part of the space may be reserved. */
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
@@ -354,7 +357,7 @@ extern const int32_t gio_locks_bind_handle; /* the system itself refuses transfe
 int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive);
 int32_t gio_os_unlock(gio_file *file, const gio_lock *lock); /* which is no longer in the table */
 int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length);
-void gio_os_locks_close(gio_file *file, int32_t forked);
+int32_t gio_os_locks_close(gio_file *file, int32_t forked);
 
 /* Does one request in the calling thread. Returns bytes, or a negative code. */
 int64_t gio_os_transfer(const gio_request *request);

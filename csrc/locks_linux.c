@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "os_linux.h"
 
 const int32_t gio_locks_bind_handle = 0;
 
@@ -109,14 +110,15 @@ int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, ui
     return find_lock(fd, direction == GIO_WRITE ? F_WRLCK : F_RDLCK, gio_min(offset, INT64_MAX), last);
 }
 
-void gio_os_locks_close(gio_file *file, int32_t forked)
+int32_t gio_os_locks_close(gio_file *file, int32_t forked)
 {
     if (file->lock_handle < 0)
-        return;
+        return 0;
     if (!forked) { /* a child that has this descriptor, too, would keep them */
         struct flock all = range(F_UNLCK, 0, INT64_MAX);
         fcntl((int)file->lock_handle, F_OFD_SETLK, &all);
     }
-    close((int)file->lock_handle);
+    int32_t code = gio_close_descriptor((int)file->lock_handle);
     file->lock_handle = -1;
+    return code;
 }

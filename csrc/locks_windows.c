@@ -70,11 +70,12 @@ int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, ui
 }
 
 /* Closing gives them back as well, but when, Windows does not say. */
-void gio_os_locks_close(gio_file *file, int32_t forked)
+int32_t gio_os_locks_close(gio_file *file, int32_t forked)
 {
     (void)forked;
     for (uint64_t i = 0; i < file->lock_count; i++)
         if (file->locks[i].length != 0)
             change(file, UNLOCK, file->locks[i].offset, file->locks[i].length);
     file->lock_count = 0;
+    return 0; /* what could not be given back goes with the handle */
 }

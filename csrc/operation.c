@@ -319,7 +319,6 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
         queue->write_ended = 1;
     }
     if (operation->direction == GIO_WRITE && moved != 0) {
-        operation->file->written_end = gio_max(operation->file->written_end, piece->file_offset + moved);
         operation->file->known_end = gio_max(operation->file->known_end, piece->file_offset + moved);
         operation->file->valid_end = gio_max(operation->file->valid_end, piece->file_offset + moved);
     }

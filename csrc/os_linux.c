@@ -391,13 +391,6 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     return 0;
 }
 
-void gio_os_file_close(gio_file *file)
-{
-    if (file->handle != file->buffered_handle)
-        close((int)file->handle);
-    close((int)file->buffered_handle);
-}
-
 /* ---- files: length and stable storage ------------------------------------------------------------------ */
 
 int32_t gio_os_file_size(gio_file *file, uint64_t *size)
@@ -412,20 +405,21 @@ int32_t gio_os_file_size(gio_file *file, uint64_t *size)
     return 0;
 }
 
-/* Linux would cut a mapped file, and an access behind its new end would be a SIGBUS. Windows refuses. */
-static int32_t check_not_mapped(int fd, uint64_t size)
+/* A device has its size. A mapped file Linux would cut, and an access behind its new end would be a SIGBUS; Windows refuses. */
+static int32_t check_resizable(int fd, uint64_t size)
 {
     struct stat status;
     if (fstat(fd, &status) < 0)
         return errno;
-    int shorter = S_ISREG(status.st_mode) && size < (uint64_t)status.st_size;
-    return shorter && gio_is_mapped((uint64_t)status.st_dev, (uint64_t)status.st_ino) ? GIO_E_MAPPED : 0;
+    if (!S_ISREG(status.st_mode))
+        return GIO_E_FIXED_SIZE;
+    return size < (uint64_t)status.st_size && gio_is_mapped((uint64_t)status.st_dev, (uint64_t)status.st_ino) ? GIO_E_MAPPED : 0;
 }
 
 int32_t gio_os_file_resize(gio_file *file, uint64_t size)
 {
     int fd = (int)file->buffered_handle, result;
-    int32_t code = check_not_mapped(fd, size);
+    int32_t code = check_resizable(fd, size);
     if (code)
         return code;
     do
@@ -434,34 +428,43 @@ int32_t gio_os_file_resize(gio_file *file, uint64_t size)
     return result < 0 ? errno : 0;
 }
 
-int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
+/* Whether so many bytes more are more than there is room for, as far as the file system tells: one of 0 blocks does not
+ * know. Root may use what is set aside for it. */
+static int is_too_much(int fd, uint64_t nbytes)
 {
-    int fd = (int)file->buffered_handle, result;
-    struct stat before;
     struct statfs volume;
 
-    *reserved = 1;
-    if (fstat(fd, &before) < 0)
+    if (nbytes == 0 || fstatfs(fd, &volume) < 0 || volume.f_blocks == 0)
+        return 0;
+    uint64_t block = (uint64_t)(volume.f_frsize ? volume.f_frsize : volume.f_bsize), room = volume.f_bavail;
+    if (geteuid() == 0)
+        room = gio_max(room, volume.f_bfree);
+    return block != 0 && (nbytes - 1) / block >= room;
+}
+
+/* Looks before it tries: where there is too little, ext4 takes all that there is and then fails; and what it took cannot be
+ * given back before the file is closed (free_behind_end). */
+int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
+{
+    int fd = (int)file->buffered_handle;
+    struct stat status;
+
+    *reserved = 0;
+    if (fstat(fd, &status) < 0)
         return errno;
-    do
-        result = fallocate(fd, 0, 0, (off_t)size);
-    while (result < 0 && errno == EINTR);
-    if (result == 0)
+    if (!S_ISREG(status.st_mode))
+        return GIO_E_FIXED_SIZE;
+    uint64_t has = (uint64_t)status.st_blocks * 512;
+    if (size > has && is_too_much(fd, size - has))
+        return ENOSPC;
+    *reserved = 1;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)size) == 0)
         return 0;
     int32_t code = errno;
-    if (code != EOPNOTSUPP && code != ENOSYS) {
-        if ((uint64_t)before.st_size < size && ftruncate(fd, before.st_size) < 0) /* what it did reserve */
-            return errno;
-        *reserved = 0;
-        return code;
-    }
-    /* No reservation on this file system. A file that cannot fit is refused now; that it will fit nobody promises. */
-    *reserved = 0;
-    uint64_t has = (uint64_t)before.st_blocks * 512;
-    if (fstatfs(fd, &volume) == 0 && size > has &&
-        (size - has) / (uint64_t)volume.f_bsize >= (uint64_t)volume.f_bavail)
-        return ENOSPC;
-    return (uint64_t)before.st_size < size ? gio_os_file_resize(file, size) : 0;
+    *reserved = code != EOPNOTSUPP && code != ENOSYS;
+    if (!*reserved)
+        return 0; /* the file system cannot; that the file will fit nobody promises */
+    return code == EINTR ? GIO_E_INTERRUPTED : code;
 }
 
 int32_t gio_os_file_flush(gio_file *file)
@@ -478,6 +481,83 @@ void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length)
     uint64_t page = file->limits.ragged_bytes; /* the kernel drops whole pages only */
     uint64_t begin = gio_round_down(offset, page), end = gio_round_up(offset + length, page);
     posix_fadvise((int)file->buffered_handle, (off_t)begin, (off_t)(end - begin), POSIX_FADV_DONTNEED);
+}
+
+/* ---- files: closing ------------------------------------------------------------------------------------- */
+
+int32_t gio_close_descriptor(int fd)
+{
+    return close(fd) == 0 || errno == EINTR ? 0 : errno; /* a signal does not keep Linux from closing it */
+}
+
+/* Elsewhere (network file systems, FUSE) Linux may give a lease that other machines know nothing of. */
+static int leases_bind_all(uint64_t file_system)
+{
+    static const uint64_t local[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
+                                     F2FS_SUPER_MAGIC, TMPFS_MAGIC,     OVERLAYFS_SUPER_MAGIC};
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+        if (file_system == local[i])
+            return 1;
+    return 0;
+}
+
+/* A descriptor for free_behind_end, or -1. */
+static int open_to_free(const gio_file *file)
+{
+    int fd = (int)file->buffered_handle;
+    struct stat status;
+    char path[32];
+
+    if (fstat(fd, &status) < 0 || (uint64_t)status.st_size >= file->reserved_end ||
+        !leases_bind_all(file->file_system))
+        return -1;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open_retrying(path, O_WRONLY);
+}
+
+/* For writing: whoever else has the file open is in the way. So is a request of io_uring's, which lets go of its file a moment
+ * after its completion has been seen; hence the patience, of 31 ms in all. */
+static int take_lease(int fd)
+{
+    for (long ms = 1; fcntl(fd, F_SETLEASE, F_WRLCK) < 0; ms *= 2) {
+        struct timespec moment = {0, ms * 1000000};
+        if (errno != EAGAIN || ms > 16)
+            return 0;
+        nanosleep(&moment, NULL);
+    }
+    return 1;
+}
+
+/* Frees the blocks behind the end of the file: setting the length that it has does that. Who appended between our look at
+ * the length and that would be cut; so it is done under a lease (F_SETLEASE in fcntl(2)), which the kernel gives to one
+ * who alone has the file open, and during which everybody else waits in open(2). The descriptor was opened for this:
+ * nobody can have a copy of it. Where there is no lease to be had, for somebody has the file open, or it is another user's,
+ * the space stays reserved. */
+static void free_behind_end(int fd)
+{
+    struct stat status;
+
+    /* Who has to wait has us told by a signal, SIGIO if none is named, which would end the process. */
+    if (fcntl(fd, F_SETSIG, SIGURG) < 0 || !take_lease(fd))
+        return;
+    if (fstat(fd, &status) == 0)
+        while (ftruncate(fd, status.st_size) < 0 && errno == EINTR)
+            continue;
+    fcntl(fd, F_SETLEASE, F_UNLCK);
+}
+
+int32_t gio_os_file_close(gio_file *file, int32_t gives_back)
+{
+    int last = gives_back ? open_to_free(file) : -1;
+    int32_t code = file->handle != file->buffered_handle ? gio_close_descriptor((int)file->handle) : 0;
+    int32_t other = gio_close_descriptor((int)file->buffered_handle);
+
+    code = code ? code : other;
+    if (last >= 0) {
+        free_behind_end(last);
+        other = gio_close_descriptor(last);
+    }
+    return code ? code : other;
 }
 
 /* ---- transfers in the calling thread -------------------------------------------------------------------- */

@@ -319,14 +319,6 @@ int32_t gio_code_cancelled(void) { return ERROR_OPERATION_ABORTED; }
 
 /* ---- files: opening ------------------------------------------------------------------------------------- */
 
-/* For reserving space; the privilege has to be in force when the file is opened. Most users do not hold it. */
-static void want_valid_data(void)
-{
-    static volatile LONG asked; /* once: the answer comes from another process */
-    if (InterlockedExchange(&asked, 1) == 0)
-        gio_enable_privilege(L"SeManageVolumePrivilege");
-}
-
 enum { SHARING = FILE_SHARE_READ | FILE_SHARE_WRITE }; /* as Python's open() */
 
 static int32_t open_first(const wchar_t *path, DWORD rights, int32_t create, DWORD flags, HANDLE *handle, int *created)
@@ -453,8 +445,6 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     int created = 0;
 
     memset(facts, 0, sizeof *facts);
-    if (access & GIO_ACCESS_WRITE)
-        want_valid_data();
     int32_t code = open_first(path, rights, create, FILE_FLAG_OVERLAPPED | (through ? FILE_FLAG_WRITE_THROUGH : 0),
                               &first, &created);
     if (first == INVALID_HANDLE_VALUE)
@@ -481,11 +471,14 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     return 0;
 }
 
-void gio_os_file_close(gio_file *file)
+static int32_t close_handle(int64_t handle) { return CloseHandle(as_handle(handle)) ? 0 : (int32_t)GetLastError(); }
+
+int32_t gio_os_file_close(gio_file *file, int32_t gives_back)
 {
-    if (file->handle != file->buffered_handle)
-        CloseHandle(as_handle(file->handle));
-    CloseHandle(as_handle(file->buffered_handle));
+    (void)gives_back; /* with the last handle NTFS frees what is allocated beyond the end */
+    int32_t code = file->handle != file->buffered_handle ? close_handle(file->handle) : 0;
+    int32_t other = close_handle(file->buffered_handle);
+    return code ? code : other;
 }
 
 /* ---- files: length and stable storage ------------------------------------------------------------------- */
@@ -514,43 +507,37 @@ static int32_t check_room(HANDLE handle, uint64_t more)
     return code;
 }
 
-/* Allocation first, which can fail, then the length, then, with SE_MANAGE_VOLUME_NAME, the valid data length: without it
- * every write beyond what has been written yet fills the gap with zeros and keeps its caller waiting. What lies between
- * writes then shows what was on the disk before, which is why Windows asks for the privilege. */
-int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
+/* Never to less than the file is long: a smaller allocation cuts it. */
+static int32_t allocate(HANDLE handle, uint64_t size, int32_t *reserved)
 {
-    HANDLE handle = as_handle(file->buffered_handle);
     FILE_ALLOCATION_INFO allocation;
     FILE_STANDARD_INFO has;
 
-    *reserved = 0;
     if (!GetFileInformationByHandleEx(handle, FileStandardInfo, &has, sizeof has))
         return (int32_t)GetLastError();
     uint64_t end = (uint64_t)has.EndOfFile.QuadPart, allocated = (uint64_t)has.AllocationSize.QuadPart;
-    if (size > allocated) { /* a smaller number would cut the file */
-        allocation.AllocationSize.QuadPart = (LONGLONG)size;
-        if (SetFileInformationByHandle(handle, FileAllocationInfo, &allocation, sizeof allocation)) {
-            *reserved = 1;
-        } else {
-            DWORD error = GetLastError();
-            if (error == ERROR_DISK_FULL || error == ERROR_HANDLE_DISK_FULL || error == DISK_QUOTA_EXCEEDED ||
-                error == ERROR_ACCESS_DENIED || error == ERROR_FILE_TOO_LARGE)
-                return (int32_t)error;
-            int32_t code = check_room(handle, size - allocated);
-            if (code)
-                return code;
-        }
-    } else {
-        *reserved = 1;
-    }
-    if (size <= end)
+    *reserved = size <= allocated;
+    if (*reserved)
         return 0;
-    int32_t code = gio_set_end(handle, size);
-    if (code == 0 && SetFileValidData(handle, (LONGLONG)size)) {
-        gio_mutex_lock(&file->queue->mutex);
-        file->valid_end = gio_max(file->valid_end, size);
-        gio_mutex_unlock(&file->queue->mutex);
-    }
+    allocation.AllocationSize.QuadPart = (LONGLONG)gio_max(size, end);
+    *reserved = SetFileInformationByHandle(handle, FileAllocationInfo, &allocation, sizeof allocation) != 0;
+    if (*reserved)
+        return 0;
+    DWORD error = GetLastError();
+    if (error == ERROR_DISK_FULL || error == ERROR_HANDLE_DISK_FULL || error == DISK_QUOTA_EXCEEDED ||
+        error == ERROR_ACCESS_DENIED || error == ERROR_FILE_TOO_LARGE)
+        return (int32_t)error;
+    return check_room(handle, size - allocated);
+}
+
+/* A write under way, or started meanwhile, could make the file longer between the look at its end and the allocation. Against
+ * a write of somebody else's behind `size` just then Windows has nothing. */
+int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
+{
+    *reserved = 0;
+    gio_mutex_lock(&file->queue->mutex);
+    int32_t code = file->operations != 0 ? GIO_E_TIMEOUT : allocate(as_handle(file->buffered_handle), size, reserved);
+    gio_mutex_unlock(&file->queue->mutex);
     return code;
 }
 

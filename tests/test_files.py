@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from oracle import (
     FOREVER,
-    KIB,
     MIB,
     ON_WINDOWS,
     PAGE,
@@ -29,7 +28,6 @@ from oracle import (
     fifo,
     handle_mode,
     not_on_windows,
-    not_under_wine,
     pages,
     placed,
     press_ctrl_c,
@@ -298,105 +296,6 @@ def test_size_and_truncate(folder: Path, open_file: Opener) -> None:
     assert_same_bytes((folder / "file").read_bytes(), expected)
 
 
-def reserved(path: Path) -> int:
-    """The bytes of the disk that the file has."""
-    if sys.platform != "win32":
-        return path.stat().st_blocks * 512
-    import msvcrt
-
-    information = (ctypes.c_int64 * 3)()  # FILE_STANDARD_INFO, which begins with AllocationSize
-    with open(path, "rb") as plain:
-        handle = ctypes.c_void_p(msvcrt.get_osfhandle(plain.fileno()))
-        assert ctypes.WinDLL("kernel32").GetFileInformationByHandleEx(handle, 1, information, 24)
-    return information[0]
-
-
-def test_preallocate_reserves_and_close_cuts(any_folder: Path, open_file: Opener) -> None:
-    path = any_folder / "file"
-    with open_file(path, "w", preallocate=4 * MIB) as f:
-        assert f.size == 4 * MIB
-        assert reserved(path) >= 4 * MIB
-        f.write_at(words(0, MIB + 77), 0).result()
-        assert f.size == 4 * MIB
-    assert_same_bytes(path.read_bytes(), words(0, MIB + 77))
-    assert reserved(path) < 2 * MIB
-
-
-def test_preallocate_keeps_what_is_there(any_folder: Path, open_file: Opener) -> None:
-    path = any_folder / "file"
-    path.write_bytes(words(0, 10_000))
-    with open_file(path, "r+") as f:
-        f.preallocate(MIB)
-        assert f.size == MIB
-        f.preallocate(100)  # less than there is
-        assert f.size == MIB
-    assert_same_bytes(path.read_bytes(), words(0, 10_000))
-    with open_file(path, "r+", preallocate=MIB) as f:
-        f.write_at(words(50_000, 10, 1), 50_000).result()
-    content = path.read_bytes()
-    assert_same_bytes(content[:10_000], words(0, 10_000))
-    assert content[10_000:50_000] == bytes(40_000)
-    assert_same_bytes(content[50_000:], words(50_000, 10, 1))
-
-
-def test_preallocate_then_truncate(folder: Path, open_file: Opener) -> None:
-    with open_file(folder / "file", "w", preallocate=MIB) as f:
-        f.truncate(2 * MIB)  # a length that was asked for stays
-    assert (folder / "file").stat().st_size == 2 * MIB
-    with open_file(folder / "file", "w", preallocate=MIB) as f:
-        f.truncate(0)
-        f.write_at(words(0, 10), 0).result()
-    assert (folder / "file").stat().st_size == 10
-
-
-def test_nothing_written_into_reserved_space(folder: Path, open_file: Opener) -> None:
-    with open_file(folder / "file", "w", preallocate=MIB):
-        pass
-    assert (folder / "file").stat().st_size == 0
-
-
-@not_under_wine("it has no FILE_ALLOCATION_INFO")
-def test_preallocate_fills_the_holes_of_a_sparse_file(any_folder: Path, open_file: Opener) -> None:
-    with open_file(any_folder / "file", "w") as f:
-        f.truncate(4 * MIB)
-        assert reserved(any_folder / "file") < MIB or ON_WINDOWS  # where only who asks for holes gets them
-        f.preallocate(4 * MIB)
-        assert reserved(any_folder / "file") >= 4 * MIB
-    assert (any_folder / "file").stat().st_size == 4 * MIB
-
-
-def test_preallocate_on_a_disk_too_small(small_disk_dir: Path, direct: bool | None) -> None:
-    path = small_disk_dir / "file"
-    path.write_bytes(words(0, 10_000))
-    with gio.open(path, "r+", direct=direct) as f:
-        with pytest.raises(OSError, match=f"reserving {100 * MIB} bytes") as caught:
-            f.preallocate(100 * MIB)
-        assert caught.value.errno == errno.ENOSPC
-        assert caught.value.filename == path
-        assert f.size == 10_000
-        assert reserved(path) < 64 * 1024  # what was had of it has been given back
-        f.preallocate(MIB)  # what fits, fits
-    assert_same_bytes(path.read_bytes(), words(0, 10_000))
-
-
-@pytest.mark.parametrize("mode", ["r+", "w", "w+"])
-def test_an_open_that_cannot_reserve_leaves_the_old_file(small_disk_dir: Path, mode: str) -> None:
-    path = small_disk_dir / "file"
-    path.write_bytes(words(0, 10_000))
-    with pytest.raises(OSError) as caught:
-        gio.open(path, mode, preallocate=100 * MIB)
-    assert caught.value.errno == errno.ENOSPC
-    assert_same_bytes(path.read_bytes(), words(0, 10_000))
-
-
-@pytest.mark.parametrize("mode", ["x", "x+", "w", "w+"])
-def test_an_open_that_cannot_reserve_leaves_no_new_file(small_disk_dir: Path, mode: str) -> None:
-    with pytest.raises(OSError) as caught:
-        gio.open(small_disk_dir / "file", mode, preallocate=100 * MIB)
-    assert caught.value.errno == errno.ENOSPC
-    assert os.listdir(small_disk_dir) == []
-
-
 def test_flush(folder: Path, open_file: Opener) -> None:
     with open_file(folder / "file", "w+") as f:
         operation = f.write_at(words(0, 10_000), 0)
@@ -568,18 +467,6 @@ def test_a_full_disk_is_told_by_close(small_disk_dir: Path, open_file: Opener) -
     with pytest.raises(OSError) as caught:
         f.close()
     assert caught.value.errno == errno.ENOSPC
-
-
-def test_a_length_that_was_set_is_not_cut(disk_dir: Path, backend: str) -> None:
-    """So several file objects can share space that one of them has reserved."""
-    path = disk_dir / "file"
-    with gio.CompletionQueue(backend=backend) as queue:
-        first = gio.open(path, "w+", queue=queue, preallocate=MIB)
-        with gio.open(path, "r+", queue=queue) as second:
-            second.write_at(placed(words(64 * KIB, PAGE)), 64 * KIB).result()
-        first.truncate(64 * KIB + PAGE)
-        first.close()
-    assert_same_bytes(path.read_bytes()[64 * KIB :], words(64 * KIB, PAGE))
 
 
 def test_a_signal_handler_may_close_a_file_that_is_being_closed(disk_dir: Path, backend: str) -> None:

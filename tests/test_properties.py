@@ -99,7 +99,6 @@ class Machine:
     def __init__(self, path: Path, queue: gio.CompletionQueue, direct: bool | None) -> None:
         self.path, self.queue, self.direct = path, queue, direct
         self.model = bytearray()
-        self.end = 0  # what close() cuts a reserved file to
         self.random = np.random.default_rng(0)
         self.f = gio.open(path, "w+", direct=direct, queue=queue)
 
@@ -110,7 +109,6 @@ class Machine:
         if data:
             self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
             self.model[offset : offset + len(data)] = data
-            self.end = max(self.end, offset + len(data))
 
     def check_read(self, arrays: list[np.ndarray[Any, Any]], offset: int, count: int) -> None:
         found = b"".join(array.tobytes() for array in arrays)
@@ -155,10 +153,8 @@ class Machine:
                 self.f.truncate(size)
                 del self.model[size:]
                 self.model.extend(bytes(size - len(self.model)))
-                self.end = size
             case Preallocate(size):
                 self.f.preallocate(size)
-                self.model.extend(bytes(max(0, size - len(self.model))))
             case Reopen():
                 self.close()
                 self.f = gio.open(self.path, "r+", direct=self.direct, queue=self.queue)
@@ -167,7 +163,6 @@ class Machine:
 
     def close(self) -> None:
         self.f.close()
-        del self.model[self.end :]
         assert_same_bytes(self.path.read_bytes(), bytes(self.model))
 
 

@@ -43,6 +43,7 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_LOCKED: "a lock on the range, or on a part of it, is in the way",
     lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
     lib.GIO_E_NO_FILE: "only regular files can be mapped, and memory",
+    lib.GIO_E_FIXED_SIZE: "a device has the size it has: nothing of it can be reserved, and its length cannot be set",
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
     lib.GIO_E_NO_PROC: "/proc is not mounted here, and through it alone the file can be opened once more, which direct "
     "I/O and locks need; mount it: mount -t proc proc /proc",
@@ -58,6 +59,7 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_TOO_OLD: errno.ENOSYS,
     lib.GIO_E_MAPPED: errno.EBUSY,
     lib.GIO_E_NO_FILE: errno.ENODEV,
+    lib.GIO_E_FIXED_SIZE: errno.EINVAL,
     lib.GIO_E_SHRUNK: errno.EIO,
     lib.GIO_E_LOCKED: errno.EACCES,
     lib.GIO_E_NOT_LOCKED: errno.EINVAL,

@@ -364,7 +364,7 @@ class File:
 
     @property
     def size(self) -> int:
-        """The file's length in bytes, reserved space included."""
+        """The file's length in bytes: as far as anything has been written, or what `truncate` has set."""
         size = ffi.new("uint64_t *")
         self._check_open()
         with self._lock:  # against being closed meanwhile, here and below
@@ -375,12 +375,14 @@ class File:
     def truncate(self, n: int) -> None:
         """Set the file's length to `n` bytes, once what is in flight has finished. Growing fills with zeros.
 
+        ``f.truncate(f.size)`` gives back what is reserved beyond the end (`preallocate`), on Linux.
+
         Raises
         ------
         LockedError
             Between the old and the new end somebody else has a lock, or this object a shared one.
         OSError
-            EBUSY: it would become shorter, and this process has mapped it (`Mapping`).
+            EBUSY: it would become shorter, and this process has mapped it (`Mapping`). EINVAL: it is a device.
         """
         n = self._checked_range(True, n, 0)
         with self._lock:
@@ -389,29 +391,48 @@ class File:
             check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
 
     def preallocate(self, n: int) -> None:
-        """Make the file at least `n` bytes long with the space reserved, so that writing into it cannot run out of it.
+        """Reserve the space of the file's first `n` bytes, so that writing them cannot run out of it.
 
-        `close` cuts what this object has not written. It knows of no other writer: who writes to one file through
-        several objects or processes reserves with one of them, and there sets the length with `truncate` before
-        it is closed. Where the file system cannot reserve, the length alone is set.
+        The file's length stays what it is: for readers it ends where the written bytes end. Where the file system
+        cannot reserve, what certainly does not fit is refused, and nothing else happens.
+
+        `close` gives back what then lies beyond the end. On Linux it does so where nobody else has the file open, not
+        even for reading (mappings and other objects of this process count), on ext4, xfs, btrfs, f2fs and tmpfs, for
+        the file's owner and root; not where the garbage collector or the end of the program closes the file. What
+        stays reserved goes back by ``truncate(f.size)``.
+
+        Parameters
+        ----------
+        n : int
+            Bytes from the start of the file. Less than the file has changes nothing.
 
         Raises
         ------
         OSError
-            ENOSPC: the space is not there. Nothing has been changed.
+            ENOSPC, EDQUOT: the space is not there. No byte and no length has been changed; where another program or a
+            quota was in the way, part of the space may be reserved until the file is closed. EINVAL: it is a device.
 
         Notes
         -----
-        fallocate(2) on Linux; FILE_ALLOCATION_INFO on Windows, and SetFileValidData where the user holds
-        SE_MANAGE_VOLUME_NAME, in which case what has not been written yet shows what was on the disk before.
-        Writing into reserved space is also faster than extending a file, which every system does one write after
-        the other.
+        fallocate(2) with FALLOC_FL_KEEP_SIZE on Linux. On Windows FILE_ALLOCATION_INFO, once what is in flight has
+        finished; NTFS gives back what lies beyond the end when the last handle of the file is closed.
+
+        Every system lets the writes that make a file longer wait for each other. In reserved space that costs little
+        for large ones; those of 128 KiB and less run at about half the rate of writes into a file that is long
+        already. A writer who is alone can set the length beforehand, ``truncate(n)`` after ``preallocate(n)``. Then the
+        file shows zeros behind the data until the writer sets the length again, by `truncate`, at the end.
         """
         n = self._checked_range(True, n, 0)
+        reserved = ffi.new("int32_t *")
         with self._lock:
-            self._check_open()
-            self._drain()
-            check(lib.gio_file_reserve(self._native, n, ffi.new("int32_t *")), f"reserving {n} bytes", self.name)
+            while True:
+                self._check_open()  # a signal handler may have closed it
+                code = lib.gio_file_reserve(self._native, n, reserved)
+                if code == lib.GIO_E_TIMEOUT:  # Windows
+                    self._drain()
+                elif code != lib.GIO_E_INTERRUPTED:
+                    break
+            check(code, f"reserving {n} bytes", self.name)
 
     def flush(self) -> None:
         """Wait for what is in flight, then bring the file to stable storage (fsync, FlushFileBuffers).
@@ -523,35 +544,59 @@ class File:
     def close(self) -> None:
         """Wait for what is in flight and close the file. Twice is fine.
 
-        Space that was reserved and not written is cut off.
+        What is reserved beyond the end is given back where nobody else has the file open; see `preallocate`.
 
         Raises
         ------
         OSError
-            A write had failed and nobody had asked for its result. The file is closed all the same.
+            A write had failed and nobody had asked for its result. Or the system could not store what was written,
+            which network file systems tell only now (close(2): EIO, ENOSPC, EDQUOT). The file is closed all the same.
         """
+        self._close(gives_back=True)
+
+    def _close(self, *, gives_back: bool) -> None:
         self._closed = True  # from here on nothing is submitted; what follows can be repeated after Ctrl-C
         if self._queue._pid != os.getpid():  # in a forked child: let go of its copy, and of no lock
-            if not self._released:
-                lib.gio_file_close(self._native)
+            code = 0 if self._released else lib.gio_file_close(self._native)
             self._released = True
+            check(code, "closing the file", self.name)
             return
         with self._lock:
             if self._released:
                 return
-            if self._descriptor is not None:
-                descriptor, self._descriptor = self._descriptor, None
-                os.close(descriptor)
-            trimmed = lib.GIO_E_CLOSED
-            while not self._released:
-                self._drain()
-                if self._released:  # by a signal handler, meanwhile
-                    return
-                trimmed = lib.gio_file_trim(self._native)
-                # TIMEOUT: another thread submitted in the last moment
-                self._released = lib.gio_file_close(self._native) != lib.GIO_E_TIMEOUT
-        self._raise_untold()
-        check(trimmed, "cutting the file to what was written", self.name)
+            failure = self._close_descriptor()
+            code = self._close_native(gives_back)
+        try:
+            if failure is not None:
+                raise failure
+            check(code, "closing the file", self.name)
+        finally:
+            self._raise_untold()  # goes first: its write is known to be lost
+
+    def _close_descriptor(self) -> OSError | None:
+        """Close the one that `fileno` has made on Windows. Gives the error, for there is more to be closed."""
+        if self._descriptor is None:
+            return None
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            os.close(descriptor)
+        except OSError as failure:
+            failure.filename = self.name
+            return failure
+        return None
+
+    def _close_native(self, gives_back: bool) -> int:
+        code = 0
+        while not self._released:
+            self._drain()
+            if self._released:  # by a signal handler, meanwhile
+                break
+            if gives_back:
+                lib.gio_file_give_back(self._native)
+            code = lib.gio_file_close(self._native)
+            # TIMEOUT: another thread submitted in the last moment
+            self._released = code != lib.GIO_E_TIMEOUT
+        return int(code)
 
     def _forked(self) -> None:
         """In a forked child: locks end with the parent, not with the child that has its descriptors as well."""
@@ -586,7 +631,7 @@ class File:
             if not self._closed:
                 warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
-            self.close()
+            self._close(gives_back=False)  # nobody waits for it here, and others may be writing
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "direct" if self.direct else "buffered"
@@ -642,7 +687,7 @@ def open(
     durable : bool
         Every write is on stable storage when it has finished (RWF_DSYNC, FILE_FLAG_WRITE_THROUGH).
     preallocate : int, optional
-        Bytes to reserve at once; see `File.preallocate`.
+        Bytes to reserve at once; the file's length stays what it is. See `File.preallocate`.
     queue : CompletionQueue, optional
         Where operations are carried out, and handed out by `CompletionQueue.get`. None shares one queue among all
         such files of the process.
@@ -690,8 +735,10 @@ def open(
                 file.truncate(0)
                 file.preallocate(preallocate)
         except BaseException:
-            file.close()
-            if file._created:
-                os.unlink(long_path(made))
+            try:
+                file.close()
+            finally:
+                if file._created:
+                    os.unlink(long_path(made))
             raise
     return file

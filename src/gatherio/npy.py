@@ -156,6 +156,8 @@ def save(
                 ) as file:
                     place.check(file)
                     file.preallocate(total)
+                    if not in_place:
+                        file.truncate(total)  # nobody sees it yet, and writes that lengthen no file are faster
                     with _InFlight(_unheard if place.again else report, done=-head.size) as flight:
                         if source.flags.c_contiguous or source.flags.f_contiguous:
                             _write_in_place(file, head, _data_of(source), flight, watched=progress is not None)

@@ -579,7 +579,7 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _drain_at_exit() -> None:
-    """Let what is in flight end before the interpreter and its arrays go, and cut off what was only reserved."""
+    """Let what is in flight end before the interpreter and its arrays go."""
     begin_to_end()
     for queue in list(_living):
         for file in list(queue._files):

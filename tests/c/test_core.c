@@ -1274,48 +1274,101 @@ static void test_interrupted(void)
 
 /* ---- files ----------------------------------------------------------------------------------------------- */
 
-static void test_reserve_and_trim(void)
+static void oracle_append(const char *path, const void *from, uint64_t nbytes)
+{
+    FILE *file = fopen(path, "ab");
+    CHECK(file != NULL);
+    CHECK_EQUAL(fwrite(from, 1, nbytes, file), nbytes);
+    CHECK_EQUAL(fclose(file), 0);
+}
+
+/* Space is reserved beyond the end, and the file is as long as what is written, whoever writes. */
+static void test_reserve(void)
 {
     bench bench = bench_default();
     pages memory = pages_new(256 * KIB);
     int32_t reserved = -1, can_reserve;
+    uint64_t end = 4096 + 100001;
 
     data_fill(memory.at, 256 * KIB, 1, 0);
-    CHECK_EQUAL(gio_file_trim(bench.file), 0); /* nothing reserved, nothing cut */
+    CHECK_EQUAL(gio_file_reserve(bench.file, 0, &reserved), 0);
     CHECK_EQUAL(gio_file_reserve(bench.file, 4 * MIB, &reserved), 0);
-    CHECK_EQUAL(file_size(&bench), 4 * MIB);
+    CHECK_EQUAL(file_size(&bench), 0);
     can_reserve = reserved;
     if (can_reserve)
         CHECK(platform_allocated_bytes(bench.path) >= 4 * MIB);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 100001, 4096, 0), 100001);
     CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), 4096);
-    CHECK_EQUAL(file_size(&bench), 4 * MIB);
-    CHECK_EQUAL(gio_file_trim(bench.file), 0);
-    CHECK_EQUAL(file_size(&bench), 4096 + 100001);
-    CHECK_EQUAL(gio_file_trim(bench.file), 0);
-    CHECK_EQUAL(file_size(&bench), 4096 + 100001);
+    CHECK_EQUAL(file_size(&bench), 4096);
+    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 100001, 4096, 0), 100001);
+    CHECK_EQUAL(file_size(&bench), end);
 
-    /* What was there before stays, also if nothing is written after the reservation. */
-    CHECK_EQUAL(gio_file_reserve(bench.file, MIB, &reserved), 0);
+    /* What somebody else has appended stays: less, as much and more is reserved than there is. */
+    oracle_append(bench.path, memory.at + end, 256 * KIB - end);
+    CHECK_EQUAL(gio_file_reserve(bench.file, end, &reserved), 0);
+    CHECK_EQUAL(gio_file_reserve(bench.file, 256 * KIB, &reserved), 0);
     CHECK_EQUAL(gio_file_reserve(bench.file, 2 * MIB, &reserved), 0);
-    CHECK_EQUAL(gio_file_reserve(bench.file, 4096, &reserved), 0); /* never makes a file shorter */
-    CHECK_EQUAL(file_size(&bench), 2 * MIB);
-    CHECK_EQUAL(gio_file_trim(bench.file), 0);
-    CHECK_EQUAL(file_size(&bench), 4096 + 100001);
+    CHECK_EQUAL(file_size(&bench), 256 * KIB);
+    CHECK_FILE(bench.path, 1, 0, 256 * KIB);
 
     CHECK_EQUAL(gio_file_resize(bench.file, 0), 0);
-    CHECK_EQUAL(file_size(&bench), 0);
     CHECK_EQUAL(gio_file_resize(bench.file, 3 * MIB), 0); /* long, and all of it a hole */
     CHECK_EQUAL(gio_file_reserve(bench.file, 3 * MIB, &reserved), 0);
     CHECK_EQUAL(reserved, can_reserve);
     if (can_reserve)
         CHECK(platform_allocated_bytes(bench.path) >= 3 * MIB);
-    CHECK_EQUAL(gio_file_trim(bench.file), 0);
-    CHECK_EQUAL(file_size(&bench), 3 * MIB); /* the length was asked for, not reserved */
     CHECK(gio_file_reserve(bench.file, UINT64_C(1) << 61, &reserved) != 0); /* fails, having changed nothing */
     CHECK_EQUAL(file_size(&bench), 3 * MIB);
     pages_free(memory);
     bench_close(&bench);
+}
+
+/* Nothing of the file is waited for, or, where that has to be, nothing is done. */
+static void test_reserve_in_flight(void)
+{
+    bench bench = bench_default();
+    pages memory = pages_new(64 * KIB);
+    int32_t reserved;
+
+    data_fill(memory.at, 64 * KIB, 1, 0);
+    uint64_t ticket = hold_one(&bench, memory.at, 64 * KIB, 7);
+    int32_t code = gio_file_reserve(bench.file, MIB, &reserved);
+    CHECK(code == 0 || (code == GIO_E_TIMEOUT && !reserved));
+    release_held(bench.queue);
+    CHECK_MOVES(bench.queue, (int64_t)ticket, 64 * KIB);
+    CHECK_EQUAL(gio_file_reserve(bench.file, MIB, &reserved), 0);
+    CHECK_EQUAL(file_size(&bench), 64 * KIB);
+    CHECK_FILE(bench.path, 1, 0, 64 * KIB);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* A write into reserved space fails in the middle. The file ends with what has been written of it (the fault fails a request
+ * behind its call), and closing changes nothing of that. */
+static void test_reserve_and_fail(void)
+{
+    for (int32_t direct = GIO_DIRECT_AUTO; direct <= GIO_DIRECT_NO; direct++) {
+        bench bench = bench_open(1, 16 * KIB, direct, 0);
+        pages memory = pages_new(64 * KIB);
+        int32_t reserved;
+
+        data_fill(memory.at, 64 * KIB, 1, 0);
+        CHECK_EQUAL(gio_file_reserve(bench.file, MIB, &reserved), 0);
+        CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 2, 1, 5), 0);
+        gio_outcome outcome = outcome_of(
+            bench.queue, CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 0)));
+        release_held(bench.queue);
+        CHECK_EQUAL(outcome.code, 5);
+        CHECK_EQUAL(outcome.in_place, 32 * KIB);
+        uint64_t end = file_size(&bench);
+        CHECK_EQUAL(end, 48 * KIB);
+        gio_file_give_back(bench.file);
+        bench_close_file(&bench);
+        CHECK_FILE(bench.path, 1, 0, end);
+        CHECK_EQUAL(oracle_read(bench.path, end, memory.at, 1), 0);
+        CHECK(platform_allocated_bytes(bench.path) < MIB / 2);
+        pages_free(memory);
+        bench_close(&bench);
+    }
 }
 
 static void test_open(void)
@@ -1428,7 +1481,6 @@ static int use_inherited(void *argument)
         gio_file_size(file, &number),
         gio_file_resize(file, 0),
         gio_file_reserve(file, MIB, &reserved),
-        gio_file_trim(file),
         gio_file_flush(file),
     };
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
@@ -1566,7 +1618,9 @@ static const test_case cases[] = {
     {"close_in_flight", test_close_in_flight},
     {"close_wakes_waiters", test_close_wakes_waiters},
     {"interrupted", test_interrupted},
-    {"reserve_and_trim", test_reserve_and_trim},
+    {"reserve", test_reserve},
+    {"reserve_in_flight", test_reserve_in_flight},
+    {"reserve_and_fail", test_reserve_and_fail},
     {"open", test_open},
     {"fork", test_fork},
     {"guarded_copies", test_guarded_copies},
