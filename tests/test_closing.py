@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from oracle import not_on_windows, run_python, shim
+from fuse import Fuse
+from oracle import not_on_windows, run_python, shim, words
+
+import gatherio as gio
 
 pytestmark = not_on_windows("its calls are replaced in test_windows.py")
 
@@ -198,3 +204,50 @@ def test_save_keeps_the_old_file(disk_dir: Path) -> None:
     """
     found = closing(disk_dir, script)
     assert found[0].startswith(f"{errno.EDQUOT} ") and found[1:] == ["True True"]
+
+
+# --- a server that tells them ---
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("how", ["close", "with"])
+def test_what_a_server_tells(
+    fuse: Callable[..., Fuse], backend: str, direct: bool | None, number: int, how: str
+) -> None:
+    server = fuse()
+    path = server.path / "file"
+    with gio.CompletionQueue(backend=backend) as queue:
+        f = gio.open(path, "w", queue=queue, direct=direct, preallocate=1 << 20)
+        f.write_at(words(0, 5000), 0).result()
+        server.faults(flush={"error": number})
+        with pytest.raises(OSError) as caught:
+            if how == "close":
+                f.close()
+            else:
+                with f:
+                    pass
+        assert (caught.value.errno, caught.value.filename) == (number, path)
+        assert f.closed
+
+
+def test_what_the_kernel_has_kept_and_the_server_refuses(fuse: Callable[..., Fuse]) -> None:
+    """The write itself succeeds. That is a buffered file's way, of which nobody asks more before it is closed."""
+    server = fuse(writeback=True)
+    f = gio.open(server.path / "file", "w", direct=False)
+    server.faults(write={"error": errno.EDQUOT})
+    f.write_at(words(0, 5000), 0).result()
+    with pytest.raises(OSError):
+        f.close()
+
+
+def test_save_to_a_server_that_fails_at_the_end(fuse: Callable[..., Fuse]) -> None:
+    server = fuse()
+    path = server.path / "a.npy"
+    gio.save(path, np.arange(10))
+    server.faults(flush={"error": errno.EDQUOT})
+    with pytest.raises(OSError) as caught:
+        gio.save(path, np.ones(100_000))
+    server.faults()
+    assert (caught.value.errno, caught.value.filename) == (errno.EDQUOT, str(path))
+    assert np.load(path).tolist() == list(range(10))
+    assert os.listdir(server.path) == ["a.npy"]

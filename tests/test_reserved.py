@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuse import Fuse
 from oracle import (
     KIB,
     MIB,
@@ -529,6 +530,46 @@ def test_what_the_file_system_tells_of_its_room(disk_dir: Path, volume: str) -> 
     told, fits = VOLUMES[volume]
     under = [*shim(disk_dir, source), "VOLUME=" + ",".join(map(str, told))]
     assert run_python(script, disk_dir, fits, under=under) == "5000\n"
+
+
+# --- servers ---
+
+
+def test_a_server_that_reserves_keeps_it(fuse: Callable[..., Fuse]) -> None:
+    """Its other clients know nothing of a lease of this kernel's: the length is not set, for it may be old."""
+    server = fuse()
+    path = server.path / "file"
+    with gio.open(path, "w", preallocate=ROOM) as f:
+        f.write_at(words(0, 5000), 0).result()
+        assert f.size == path.stat().st_size == 5000
+        before = server.counts().get("setattr", 0)
+    assert server.counts().get("setattr", 0) == before
+    assert_reserved(path)
+    assert_same_bytes(server.content("file"), words(0, 5000))
+
+
+@pytest.mark.parametrize("statfs", ["", "no_block_size", "no_blocks"])
+@pytest.mark.parametrize("number", [0, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_what_a_server_tells_of_its_room(fuse: Callable[..., Fuse], statfs: str, number: int) -> None:
+    server = fuse(statfs=statfs, no_fallocate=number)
+    with gio.open(server.path / "file", "w", preallocate=ROOM) as f:
+        assert f.size == 0
+        f.write_at(words(0, 5000), 0).result()
+    assert_same_bytes(server.content("file"), words(0, 5000))
+    gio.save(server.path / "a.npy", np.arange(1000))
+    assert (np.load(server.path / "a.npy") == np.arange(1000)).all()
+
+
+@pytest.mark.parametrize("number", [0, errno.EOPNOTSUPP])
+def test_a_server_with_too_little_room(fuse: Callable[..., Fuse], number: int) -> None:
+    server = fuse(room=MIB, no_fallocate=number)
+    path = server.path / "file"
+    path.write_bytes(words(0, 5000))
+    for mode in ("r+", "w"):
+        with pytest.raises(OSError) as caught:
+            gio.open(path, mode, preallocate=2 * MIB)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
+        assert_same_bytes(server.content("file"), words(0, 5000))
 
 
 # --- signals ---

@@ -41,6 +41,7 @@ from this_process import comes_down, handle_count
 
 import gatherio as gio
 from gatherio import _gatherio
+from gatherio import file as file_module
 from gatherio._native import lib
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -471,6 +472,121 @@ def test_space_that_is_not_there_is_refused(disk_dir: Path, code: int) -> None:
     assert_same_bytes(path.read_bytes(), words(0, 5000))
 
 
+@contextlib.contextmanager
+def allocations() -> Iterator[list[tuple[int, int]]]:
+    """What is set of a file from now on, class and number. Allocations are only written down: Wine has none."""
+    allocation_info, seen = 5, []
+
+    def make(_: str, original: Any) -> Callable[..., int]:
+        def setting(*arguments: int) -> int:
+            seen.append((arguments[1], ctypes.c_int64.from_address(arguments[2]).value))
+            return 1 if arguments[1] == allocation_info else int(original(*arguments))
+
+        return setting
+
+    with replaced(ANY_FUNCTION, ["SetFileInformationByHandle"], make):
+        yield seen
+
+
+def test_an_allocation_is_never_below_the_end_of_the_file(disk_dir: Path) -> None:
+    """It would cut the file. A sparse or compressed one has less space than it is long."""
+
+    def make(_: str, original: Any) -> Callable[..., int]:
+        def sparse(*arguments: int) -> int:
+            result = int(original(*arguments))
+            if arguments[1] == 1:  # FileStandardInfo
+                ctypes.c_int64.from_address(arguments[2]).value = 0  # its AllocationSize
+            return result
+
+        return sparse
+
+    path = disk_dir / "file"
+    path.write_bytes(words(0, 5 * MIB))
+    with gio.open(path, "r+") as f, allocations() as seen:
+        with replaced(ANY_FUNCTION, ["GetFileInformationByHandleEx"], make):
+            for n in (1, MIB, 5 * MIB, 5 * MIB + 1, 8 * MIB):
+                f.preallocate(n)
+        assert seen == [(5, n) for n in (5 * MIB, 5 * MIB, 5 * MIB, 5 * MIB + 1, 8 * MIB)]  # and no end
+        assert f.size == 5 * MIB
+    assert_same_bytes(path.read_bytes(), words(0, 5 * MIB))
+
+
+def test_what_is_in_flight_ends_before_an_allocation(
+    disk_dir: Path, queue: gio.CompletionQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Releasing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def gio_file_drain(self, *arguments: object) -> int:
+            assert seen == []
+            set_fault(queue, "NONE")
+            return int(lib.gio_file_drain(*arguments))
+
+    with gio.open(disk_dir / "file", "w", queue=queue) as f, allocations() as seen, monkeypatch.context() as patched:
+        set_fault(queue, "HOLD", count=1)
+        operation = f.write_at(placed(words(0, PAGE)), 8 * MIB)
+        patched.setattr(file_module, "lib", Releasing())
+        f.preallocate(MIB)
+        assert operation.done()
+        assert seen == [(5, 8 * MIB + PAGE)]  # the end that this write has made
+    assert (disk_dir / "file").stat().st_size == 8 * MIB + PAGE
+
+
+def test_valid_data_is_not_set_without_writing_it() -> None:
+    """It shows what was on the disk before."""
+    kernel32.GetModuleHandleW.restype = ctypes.c_void_p
+    names = {name for name, _ in import_entries(kernel32.GetModuleHandleW(_gatherio.__file__))}
+    assert "SetFileInformationByHandle" in names and "SetFileValidData" not in names
+
+
+@pytest.mark.parametrize("which", ["all", "CreateFileW", "ReOpenFile"])
+def test_close_tells_that_a_handle_could_not_be_closed(disk_dir: Path, queue: gio.CompletionQueue, which: str) -> None:
+    """And closes the others."""
+    failing: set[int] = set()
+
+    def make(name: str, original: Any) -> Callable[..., int]:
+        def opening(*arguments: int) -> int:
+            handle = int(original(*arguments))
+            if which in ("all", name):
+                failing.add(handle)
+            return handle
+
+        def closing(*arguments: int) -> int:
+            result = int(original(*arguments))
+            if arguments[0] not in failing:
+                return result
+            failing.discard(arguments[0])
+            ctypes.set_last_error(1117)
+            return 0
+
+        return closing if name == "CloseHandle" else opening
+
+    path = disk_dir / "file"
+    handles = handle_count()
+    with replaced(ANY_FUNCTION, ["CreateFileW", "ReOpenFile", "CloseHandle"], make):
+        f = gio.open(path, "w", queue=queue)
+        f.write_at(words(0, 5000), 0).result(FOREVER)
+        f.fileno()
+        with pytest.raises(OSError, match="closing the file") as told:
+            f.close()
+        assert (told.value.errno, told.value.winerror, told.value.filename) == (errno.EIO, 1117, path)
+        assert f.closed and not failing
+        f.close()
+    assert comes_down(handle_count, handles + 2)
+    path.unlink()  # nobody has it open
+
+
+def test_close_tells_that_the_descriptor_could_not_be_closed(disk_dir: Path) -> None:
+    path = disk_dir / "file"
+    f = gio.open(path, "w")
+    os.close(f.fileno())
+    with pytest.raises(OSError) as told:
+        f.close()
+    assert (told.value.errno, told.value.filename) == (errno.EBADF, path)
+    path.unlink()  # nobody has it open
+
+
 def test_without_completion_ports_it_takes_sync_and_says_why(disk_dir: Path) -> None:
     with refused("CreateIoCompletionPort", 1450, lambda number: True):
         with gio.CompletionQueue() as queue:
@@ -633,7 +749,7 @@ def test_large_pages_need_a_right() -> None:
 def test_reserved_space_is_allocated(disk_dir: Path) -> None:
     path = disk_dir / "file"
     with gio.open(path, "w", preallocate=3 * MIB) as f:
-        assert f.size == 3 * MIB
+        assert f.size == 0
         f.write_at(placed(words(0, 100 * KIB + 1)), 0).result(FOREVER)
     assert path.stat().st_size == 100 * KIB + 1
     with pytest.raises(OSError) as told:
