@@ -51,7 +51,7 @@ CLOSE = """
 
 BEGIN = """
     import ctypes, errno, gc, os, sys, warnings, numpy as np, gatherio as gio
-    from oracle import PAGE, MIB, fault, placed, words
+    from oracle import PAGE, MIB, fault, placed, set_fault, words
     from this_process import handle_count
     path = sys.argv[1]
 
@@ -168,6 +168,47 @@ def test_nobody_to_tell(disk_dir: Path) -> None:
     print(handle_count() - handles)
     """
     assert closing(disk_dir, script) == [f"['ResourceWarning'] [{errno.EDQUOT}]", "0"]
+
+
+def test_a_close_that_ctrl_c_breaks_off_tells_them_when_it_is_repeated(disk_dir: Path) -> None:
+    script = """
+    from gatherio import file as file_module
+    from gatherio._native import lib
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return getattr(lib, name)
+
+        def gio_file_close(self, native):
+            file_module.lib = lib
+            lib.gio_file_close(native)
+            raise KeyboardInterrupt
+
+    f = gio.open(path, "w")
+    file_module.lib = Interrupted()
+    try:
+        f.close()
+    except KeyboardInterrupt:
+        print(told(f.close), told(f.close))
+    """
+    assert closing(disk_dir, script) == [f"{errno.EDQUOT} True nothing"]
+
+
+@pytest.mark.parametrize("failing", ["write", "close"])
+def test_the_end_of_the_interpreter_prints_them(disk_dir: Path, failing: str) -> None:
+    """It says nothing else, and the exit code stays what it is."""
+    script = """
+    os.dup2(1, 2)
+    warnings.simplefilter("ignore")
+    queue = gio.CompletionQueue(backend="threads")
+    f = gio.open(path, "w", queue=queue)
+    if sys.argv[2] == "write":
+        let_fail("none")
+        set_fault(queue, "FAIL", value=errno.EDQUOT)
+    f.write_at(words(0, 5000), 0)
+    """
+    found = "\n".join(closing(disk_dir, script, failing))
+    assert found.count("Exception ignored") == 1 and "Disk quota exceeded" in found and f"{disk_dir}/file" in found
 
 
 def test_a_forked_child_is_told_what_its_own_close_gives(disk_dir: Path) -> None:

@@ -581,9 +581,16 @@ if hasattr(os, "register_at_fork"):
 def _drain_at_exit() -> None:
     """Let what is in flight end before the interpreter and its arrays go."""
     begin_to_end()
+    failures: list[OSError] = []
     for queue in list(_living):
         for file in list(queue._files):
-            with contextlib.suppress(Exception):
+            try:
                 file._close_forgotten()
+            except OSError as failure:
+                failures.append(failure)
+            except Exception:
+                pass
         with contextlib.suppress(Exception):
             queue.close()
+    if failures:
+        raise failures[0]  # Python prints it, and goes on
