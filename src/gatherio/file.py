@@ -713,7 +713,8 @@ def open(
     ------
     OSError
         As the built-in `open`; also when `direct` is True and cannot be, or when the space to be reserved is not
-        there. A file that existed is then as it was.
+        there. A file that existed is then as it was; but in mode "w" it is empty if another program takes the space in
+        the moment in which its own is free.
     ValueError
         Unknown mode, or a closed queue.
     """
@@ -731,7 +732,7 @@ def open(
     if preallocate is not None:
         try:
             file.preallocate(preallocate)
-            if mode.startswith("w"):
+            if mode.startswith("w") and not file._created:
                 file.truncate(0)
                 file.preallocate(preallocate)
         except BaseException:
