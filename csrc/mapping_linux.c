@@ -31,9 +31,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,9 +94,6 @@ static void link_section(gio_section *section)
 static void remove_name(const char *path, int fd);
 static void close_name(int fd);
 
-/* Network file systems and FUSE tell here that what was written has got lost. A signal does not keep it from being closed. */
-static int32_t close_file(int fd) { return close(fd) == 0 || errno == EINTR ? 0 : errno; }
-
 /* List locked, and released meanwhile. Gives back what nobody needs any more. Returns what closing the file gave. */
 static int32_t settle(gio_section *section)
 {
@@ -112,7 +107,7 @@ static int32_t settle(gio_section *section)
             remove_name(section->name, fd);
             close_name(fd);
         } else {
-            code = close_file(fd);
+            code = gio_close_descriptor(fd);
         }
         lock_list();
         section->calls--;
@@ -618,47 +613,12 @@ void gio_section_free(gio_section *section)
 
 /* ---- space ------------------------------------------------------------------------------------------------------ */
 
-/* Whether so many bytes more are more than there is room for, as far as the file system tells: one of 0 blocks does not
- * know. Root may use what is set aside for it. */
-static int is_too_much(int fd, uint64_t nbytes)
-{
-    struct statfs volume;
-    if (fstatfs(fd, &volume) < 0 || volume.f_blocks == 0)
-        return 0;
-    uint64_t block = (uint64_t)(volume.f_frsize ? volume.f_frsize : volume.f_bsize), room = volume.f_bavail;
-    if (geteuid() == 0)
-        room = gio_max(room, volume.f_bfree);
-    return block != 0 && nbytes / block > room;
-}
-
-/* A lease is given to one who alone has the file open, and everybody else waits in open(2) until it goes. Who waits has us
- * told by a signal: SIGIO, which would end the process, if no other is named. */
-static int take_lease(int fd) { return fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0; }
-static void give_lease(int fd) { fcntl(fd, F_SETLEASE, F_UNLCK); }
-
-/* Elsewhere (network file systems, FUSE) Linux may give a lease that other machines know nothing of. */
-static int leases_bind_all(int fd)
-{
-    static const uint32_t local[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC};
-    struct statfs volume;
-    if (fstatfs(fd, &volume) < 0)
-        return 0;
-    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
-        if ((uint32_t)volume.f_type == local[i])
-            return 1;
-    return 0;
-}
-
-/* Frees what is reserved behind the end, which setting the length that it has does: under a lease, or somebody who appends
- * in this moment would be cut. Where there is none to be had, the space stays reserved. */
+/* Elsewhere than on local file systems somebody on another machine may append meanwhile: there it stays reserved. */
 static void free_behind_end(int fd)
 {
-    struct stat status;
-    if (!leases_bind_all(fd) || !take_lease(fd))
-        return;
-    if (fstat(fd, &status) == 0 && ftruncate(fd, status.st_size) < 0)
-        errno = 0; /* it stays reserved */
-    give_lease(fd);
+    struct statfs volume;
+    if (fstatfs(fd, &volume) == 0 && gio_leases_bind_all((uint64_t)volume.f_type & 0xffffffff))
+        gio_free_behind_end(fd);
 }
 
 /* Without fallocate(2) there is ftruncate(2) alone, which cuts what somebody has appended since one looked. So we look right
@@ -669,14 +629,14 @@ static int32_t lengthen_by_ftruncate(int fd, uint64_t size)
 {
     struct stat status;
     int32_t code = 0;
-    int leased = take_lease(fd);
+    int leased = gio_take_lease(fd);
 
     if (!leased)
         lock_patiently(fd, LENGTH);
     if (fstat(fd, &status) < 0 || ((uint64_t)status.st_size < size && ftruncate(fd, (off_t)size) < 0))
         code = errno;
     if (leased)
-        give_lease(fd);
+        gio_give_lease(fd);
     else
         lock_byte(fd, LENGTH, F_UNLCK, 0);
     return code;
@@ -693,7 +653,7 @@ static int32_t lengthen(gio_section *section)
         return errno;
     uint64_t has = (uint64_t)status.st_blocks * 512;
     section->step = section->step ? section->step : STEP_BYTES;
-    if (section->size > has && is_too_much(fd, section->size - has))
+    if (section->size > has && gio_is_too_much(fd, section->size - has))
         return ENOSPC; /* before ext4 takes all that there is, and then fails */
     if (section->reserved < section->size) {
         uint64_t step = gio_min(section->step, section->size - section->reserved);

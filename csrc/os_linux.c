@@ -430,7 +430,7 @@ int32_t gio_os_file_resize(gio_file *file, uint64_t size)
 
 /* Whether so many bytes more are more than there is room for, as far as the file system tells: one of 0 blocks does not
  * know. Root may use what is set aside for it. */
-static int is_too_much(int fd, uint64_t nbytes)
+int gio_is_too_much(int fd, uint64_t nbytes)
 {
     struct statfs volume;
 
@@ -443,7 +443,7 @@ static int is_too_much(int fd, uint64_t nbytes)
 }
 
 /* Looks before it tries: where there is too little, ext4 takes all that there is and then fails; and what it took cannot be
- * given back before the file is closed (free_behind_end). */
+ * given back before the file is closed (gio_free_behind_end). */
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 {
     int fd = (int)file->buffered_handle;
@@ -455,7 +455,7 @@ int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
     if (!S_ISREG(status.st_mode))
         return GIO_E_FIXED_SIZE;
     uint64_t has = (uint64_t)status.st_blocks * 512;
-    if (size > has && is_too_much(fd, size - has))
+    if (size > has && gio_is_too_much(fd, size - has))
         return ENOSPC;
     *reserved = 1;
     if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)size) == 0)
@@ -491,7 +491,7 @@ int32_t gio_close_descriptor(int fd)
 }
 
 /* Elsewhere (network file systems, FUSE) Linux may give a lease that other machines know nothing of. */
-static int leases_bind_all(uint64_t file_system)
+int gio_leases_bind_all(uint64_t file_system)
 {
     static const uint64_t local[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
                                      F2FS_SUPER_MAGIC, TMPFS_MAGIC,     OVERLAYFS_SUPER_MAGIC};
@@ -501,7 +501,7 @@ static int leases_bind_all(uint64_t file_system)
     return 0;
 }
 
-/* A descriptor for free_behind_end, or -1. */
+/* A descriptor for gio_free_behind_end, or -1. */
 static int open_to_free(const gio_file *file)
 {
     int fd = (int)file->buffered_handle;
@@ -509,16 +509,19 @@ static int open_to_free(const gio_file *file)
     char path[32];
 
     if (fstat(fd, &status) < 0 || (uint64_t)status.st_size >= file->reserved_end ||
-        !leases_bind_all(file->file_system))
+        !gio_leases_bind_all(file->file_system))
         return -1;
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     return open_retrying(path, O_WRONLY);
 }
 
-/* For writing: whoever else has the file open is in the way. So is a request of io_uring's, which lets go of its file a moment
- * after its completion has been seen; hence the patience, of 31 ms in all. */
-static int take_lease(int fd)
+/* Whoever else has the file open is in the way. So is a request of io_uring's, which lets go of its file a moment after its
+ * completion has been seen; hence the patience, of 31 ms in all. Who has to wait has us told by a signal, SIGIO if none is
+ * named, which would end the process. */
+int gio_take_lease(int fd)
 {
+    if (fcntl(fd, F_SETSIG, SIGURG) < 0)
+        return 0;
     for (long ms = 1; fcntl(fd, F_SETLEASE, F_WRLCK) < 0; ms *= 2) {
         struct timespec moment = {0, ms * 1000000};
         if (errno != EAGAIN || ms > 16)
@@ -528,22 +531,23 @@ static int take_lease(int fd)
     return 1;
 }
 
+void gio_give_lease(int fd) { fcntl(fd, F_SETLEASE, F_UNLCK); }
+
 /* Frees the blocks behind the end of the file: setting the length that it has does that. Who appended between our look at
  * the length and that would be cut; so it is done under a lease (F_SETLEASE in fcntl(2)), which the kernel gives to one
  * who alone has the file open, and during which everybody else waits in open(2). The descriptor was opened for this:
  * nobody can have a copy of it. Where there is no lease to be had, for somebody has the file open, or it is another user's,
  * the space stays reserved. */
-static void free_behind_end(int fd)
+void gio_free_behind_end(int fd)
 {
     struct stat status;
 
-    /* Who has to wait has us told by a signal, SIGIO if none is named, which would end the process. */
-    if (fcntl(fd, F_SETSIG, SIGURG) < 0 || !take_lease(fd))
+    if (!gio_take_lease(fd))
         return;
     if (fstat(fd, &status) == 0)
         while (ftruncate(fd, status.st_size) < 0 && errno == EINTR)
             continue;
-    fcntl(fd, F_SETLEASE, F_UNLCK);
+    gio_give_lease(fd);
 }
 
 int32_t gio_os_file_close(gio_file *file, int32_t gives_back)
@@ -554,7 +558,7 @@ int32_t gio_os_file_close(gio_file *file, int32_t gives_back)
 
     code = code ? code : other;
     if (last >= 0) {
-        free_behind_end(last);
+        gio_free_behind_end(last);
         other = gio_close_descriptor(last);
     }
     return code ? code : other;

@@ -7,6 +7,17 @@
 /* Whatever it returns, the descriptor is closed: 0, or why what was written through it did not get to where it belongs. */
 int32_t gio_close_descriptor(int fd);
 
+/* Whether so many bytes more are more than there is room for, as far as the file system tells. */
+int gio_is_too_much(int fd, uint64_t nbytes);
+
+/* A lease for writing (F_SETLEASE in fcntl(2)): nobody else has the file open, and who opens it waits. Whether that holds
+ * for other machines as well is a matter of the file system, by its magic number. */
+int gio_take_lease(int fd);
+void gio_give_lease(int fd);
+int gio_leases_bind_all(uint64_t file_system);
+/* Frees what is reserved behind the end of the file, if there is a lease to be had. */
+void gio_free_behind_end(int fd);
+
 /* mapping_linux.c: whether this process has mapped the file, which must then not become shorter. */
 int gio_is_mapped(uint64_t device, uint64_t inode);
 
