@@ -172,9 +172,18 @@ class File:
         IORING_OP_WRITEV or pwritev2(2) on Linux, WriteFileGather on Windows, where each page is a segment of its own.
         Neighbours in memory are joined, and what is then a single run goes as a plain write.
 
-        Ends that are no whole pages go through the page cache, so that two writers may meet anywhere. Not so with
-        ``copy=False``, where `alignment` is less than a page: keep to whole pages there if somebody else, through
-        another file object, writes to the same page at the same time.
+        Ends that are no whole pages (of the file system, where its blocks are larger) go through the page cache, so
+        that two writers may meet anywhere. Not so with ``copy=False``, where `alignment` is less than a page: keep to
+        whole pages there if somebody else, through another file object, writes to the same page at the same time.
+
+        Who reads the file meanwhile and trusts its length sees data, no zeros: the last bytes of an operation are
+        written last, and one that makes the file longer goes in the order of the file, if the queue's `request_size` is
+        4 MiB or more (the default). With smaller requests it does not, for there the order would cost a fifth of the rate.
+        Several operations are in no order.
+
+        Many small pieces cost least as one call: ``write_gather(pieces, offset, copy=None)``. Each small write of its own
+        that is no whole pages has to be brought to the disk through the page cache, which takes 0.1 to 0.5 ms; those
+        that are in flight together and touch share that.
         """
         return self._many(True, arrays, offset, copy)
 
@@ -191,7 +200,7 @@ class File:
 
         What is aligned goes from where it stands; the rest is copied through page-aligned buffers, and blocks that
         are written in part are merged with what the file has. A file that grows ends at exactly ``offset +
-        array.nbytes``.
+        array.nbytes``. For many small arrays one behind the other, `write_gather` with ``copy=None`` costs least.
 
         Parameters
         ----------
