@@ -154,6 +154,7 @@ class Pages:
         path.unlink(missing_ok=True)
         with measuring(self.nbytes) as meter:
             with open_file(path, "w", preallocate=self.nbytes, queue=self._queue) as file:
+                file.truncate(self.nbytes)  # nobody else looks at it
                 _finish(
                     file.write_gather(segments, offset, copy=copy)
                     for segments, offset in zip(self._sources, self._offsets, strict=False)

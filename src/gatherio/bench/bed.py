@@ -178,6 +178,8 @@ def opened(
             tuning={"registered": registered},
         ) as file,
     ):
+        if preallocate is not None:
+            file.truncate(preallocate)  # as long as it will be, for nobody else looks at it
         return run(file)
 
 

@@ -112,6 +112,7 @@ def stored_difference(path: Path, nbytes: int, data_offset: int = 0) -> str:
 def written_file(path: Path, array: Array) -> Path:
     """A file with the array's bytes, in space that was reserved in one go, on stable storage."""
     with open_file(path, "w", preallocate=array.nbytes) as file:
+        file.truncate(array.nbytes)
         file.write_at(array, 0).result()
         file.flush()
     return path
