@@ -215,11 +215,12 @@ def test_nobody_else_reads_what_is_being_saved(
         # One may give a file to a group that one is in,
         ({"mode": 0o664, "owner": ALICE, "group": TEAM}, (GUESTS, TEAM), (0o664, TEAM)),
         ({"mode": 0o660, "owner": ALICE, "group": TEAM}, (TEAM,), (0o660, TEAM)),
-        # and to no other: then its members are treated as others are, with no more rights than they had.
-        ({"mode": 0o666, "owner": ALICE, "group": TEAM}, (GUESTS,), (0o606, GUESTS)),
-        ({"mode": 0o646, "owner": ALICE, "group": TEAM}, (GUESTS,), (0o604, GUESTS)),
+        # and to no other: then nobody has more rights than he had, in whatever group he is.
+        ({"mode": 0o666, "owner": ALICE, "group": TEAM}, (GUESTS,), (0o666, GUESTS)),
+        ({"mode": 0o646, "owner": ALICE, "group": TEAM}, (GUESTS,), (0o644, GUESTS)),
+        ({"mode": 0o662, "owner": ALICE, "group": TEAM}, (GUESTS,), (0o622, GUESTS)),
         ({"mode": 0o606, "owner": ALICE, "group": TEAM}, (GUESTS,), (0o600, GUESTS)),
-        ({"mode": 0o6675, "owner": BOB, "group": TEAM}, (GUESTS,), (0o605, GUESTS)),
+        ({"mode": 0o6675, "owner": BOB, "group": TEAM}, (GUESTS,), (0o655, GUESTS)),
         ({"mode": 0o664, "owner": BOB, "group": GUESTS}, (GUESTS,), (0o664, GUESTS)),
         ({"mode": 0o200, "owner": BOB, "group": GUESTS}, (GUESTS,), (0o200, GUESTS)),
         ({"mode": 0o464, "owner": ALICE, "group": TEAM}, (TEAM,), (0o464, TEAM)),

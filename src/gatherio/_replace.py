@@ -596,8 +596,8 @@ if sys.platform != "win32":
                 kept = group_stays and all([self._set(name, value) for name, value in acls.items()])
                 return mode if kept else self._chmod(mode & 0o700)
             if not group_stays:
-                # Who was in the old group is one of the others now, and was given no more than the group.
-                return self._chmod(mode & 0o700 | (mode & mode >> 3) & 0o007)
+                # Who was in the old group is one of the others now, and one of the others may be in the new group.
+                return self._chmod(mode & 0o700 | (mode & mode >> 3 & 0o007) * 0o11)
             if not self._remove_acls():
                 return self._chmod(mode & 0o700)
             found = self._chmod(mode)
