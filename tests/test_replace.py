@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -803,10 +804,11 @@ def test_what_a_killed_one_leaves_is_removed_by_the_next(name: str, there: bool,
     for _ in range(3):
         with start(path, way, int(number)) as process:
             assert process.wait() == -number
-        assert len(temporaries(any_folder)) == (way == "named")  # not one more for each
+        left = way == "named" and name == "SIGKILL"
+        assert len(temporaries(any_folder)) == left  # not one more for each
         assert not there or np.array_equal(np.load(path), OLD)
     gio.save(any_folder / "other.npy", OLD)  # it is not its own to remove
-    assert len(temporaries(any_folder)) == (way == "named")
+    assert len(temporaries(any_folder)) == left
     save(path)
     assert names_in(any_folder) == ["a.npy", "other.npy"]
 
@@ -828,6 +830,50 @@ def test_killed_at_every_call_that_gives_it_a_name(there: bool, way: str, folder
         assert not path.exists() or len(np.load(path)) in (5, 70_000)
         save(path)
         assert names_in(folder) == ["a.npy"], call
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("call", ["linkat", "renameat", "flock"])
+def test_no_signal_ends_it_between_its_names(call: str, name: str, folder: Path, tmp_path: Path) -> None:
+    """The signal comes while the file without a name gets a temporary one, and is heard when it has its own."""
+    path = folder / "a.npy"
+    np.save(path, OLD)
+    end = strace(tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:signal={name[3:]}:when=1")
+    with start(path, "unnamed", 0, *end) as process:
+        code = process.wait()
+    assert code == -getattr(signal, name)
+    assert len(np.load(path)) == 70_000
+    assert names_in(folder) == ["a.npy"]
+
+
+def test_sigterm_is_what_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler is there while a temporary name is, and is put back, unless the program has set another one."""
+    found: list[object] = []
+
+    def look(done: int, total: int) -> None:
+        found.append(signal.getsignal(signal.SIGTERM))
+
+    def mine(number: int, frame: object) -> None:
+        pass
+
+    def set_mine(done: int, total: int) -> None:
+        signal.signal(signal.SIGTERM, mine)
+
+    monkeypatch.setattr(_replace, "_unnamed", refuse)
+    path = folder / "a.npy"
+    try:
+        save(path, progress=look)
+        assert callable(found[-1]) and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        thread = threading.Thread(target=save, args=(path,), kwargs={"progress": look})
+        thread.start()
+        thread.join()
+        assert found[-1] == signal.SIG_DFL
+        save(path, progress=set_mine)
+        assert signal.getsignal(signal.SIGTERM) is mine
+        save(path, progress=look)
+        assert found[-1] is mine is signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def test_what_a_living_one_writes_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -973,7 +1019,7 @@ def test_what_a_killed_one_leaves_on_a_server(fuse: Callable[..., Fuse]) -> None
     for name in ("SIGKILL", "SIGTERM"):
         with start(path, "", int(getattr(signal, name))) as process:
             assert process.wait() == -getattr(signal, name)
-        assert len(temporaries(folder)) == 1
+        assert len(temporaries(folder)) == (name == "SIGKILL")
     assert np.array_equal(np.load(path), OLD)
     save(path)
     assert names_in(folder) == ["a.npy"]

@@ -9,7 +9,7 @@ without a name
 with a temporary name
     Where the file system has no O_TMPFILE (NFS, FAT, most of FUSE). Its name tells what it is to replace, and its
     process holds a lock (flock(2)) on it, which ends with the process: who next replaces the same target finds what a
-    killed one has left, and removes it.
+    killed one has left, and removes it. SIGTERM removes it at once.
 in place
     Where the name cannot be given to another file (a bind mount, a folder that may not be written) the old file itself
     is written, and a warning says that its content is lost if that fails in the middle.
@@ -29,8 +29,10 @@ import functools
 import os
 import platform
 import secrets
+import signal
 import stat
 import sys
+import threading
 import time
 import warnings
 import zlib
@@ -160,6 +162,23 @@ if sys.platform != "win32":
                 raise OSError(errno.ESTALE, "somebody has put another file there; nothing was written", path)
 
         return os.fstat(descriptor), path, check
+
+    # What ends the process, or raises KeyboardInterrupt, unless the program does something else with it.
+    _ENDING = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+
+    @contextmanager
+    def _undisturbed() -> Iterator[None]:
+        """No signal ends this thread in the middle."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+            yield
+        finally:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            except BaseException:  # what a handler raises, maybe before the mask is set
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                raise
 
     class _NoLinkError(Exception):
         """A file without a name cannot be given one: Android, for one, lets nobody link."""
@@ -446,7 +465,8 @@ if sys.platform != "win32":
                 self._listable = os.open(os.curdir, flags, dir_fd=self.folder)
             new.narrow()
             if new.name is not None or self.old is not None or not self._link(new):
-                self._rename(new)
+                with _undisturbed():  # while a file that had no name has a temporary one
+                    self._rename(new)
 
         def _link(self, new: _New) -> bool:
             """Without an old file no temporary name is needed."""
@@ -538,6 +558,7 @@ if sys.platform != "win32":
             self._descriptor = descriptor
             self._process = os.getpid()
             self._mode: int | None = None  # to be set in the end
+            self._listens = False
             self.name = name
             self.wants: int | None = None
             try:
@@ -551,6 +572,8 @@ if sys.platform != "win32":
                 raise
 
         def __enter__(self) -> _New:
+            if self.name is not None:
+                self._listen()
             return self
 
         def __exit__(
@@ -564,7 +587,25 @@ if sys.platform != "win32":
                 except OSError:  # an append-only folder: then at least without the content
                     with suppress(OSError):
                         os.ftruncate(self._descriptor, 0)
+                self.name = None
+            if self._listens and signal.getsignal(signal.SIGTERM) == self._end:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             _close(self._descriptor)
+
+        def _listen(self) -> None:
+            """Hear SIGTERM, if the program does nothing with it. That is for the main thread alone."""
+            if (
+                threading.current_thread() is threading.main_thread()
+                and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            ):
+                self._listens = True
+                signal.signal(signal.SIGTERM, self._end)
+
+        def _end(self, number: int, frame: object) -> None:
+            """Remove the temporary name before SIGTERM ends the process."""
+            self.__exit__(None, None, None)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
         def lock(self) -> bool:
             """Whether nobody takes it for a dead process's from here on. Where there are no locks nobody can."""

@@ -97,7 +97,7 @@ def save(
 
     On Linux a process that is killed leaves nothing behind where the file system has files without a name
     (O_TMPFILE: ext4, xfs, btrfs, tmpfs). Elsewhere it leaves a file ``.gatherio-*.tmp`` in the folder; on Linux
-    the next `save` to the same path removes it.
+    the next `save` to the same path removes it, and SIGTERM leaves none where the main thread saves.
 
     Parameters
     ----------
