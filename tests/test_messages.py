@@ -7,9 +7,11 @@ import errno
 import os
 import socket
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from oracle import PAGE, fifo, needs_root, not_on_windows, require, run_python, strace, words
 
@@ -145,6 +147,9 @@ def test_a_new_file_where_the_folder_is_in_the_way(mode: str, open_to_all: Path)
     if mode.startswith("w"):
         with as_an_ordinary_user(), said(errno.EACCES, link, f"the folder {str(folder)!r}"):
             gio.open(link, mode)
+    for name in (path, link):
+        with as_an_ordinary_user(), said(errno.EACCES, str(name), f"the folder {str(folder)!r}"):
+            gio.save(name, np.arange(5))
     folder.chmod(0o755)
 
 
@@ -158,6 +163,8 @@ def test_a_folder_on_the_way_that_cannot_be_entered(mode: str, name: str, open_t
         gio.open(path, mode)
     with as_an_ordinary_user(), said(errno.EACCES, os.fsencode(path), f"may not enter the folder {str(folder)!r}"):
         gio.open(os.fsencode(path), mode)
+    with as_an_ordinary_user(), said(errno.EACCES, path, f"may not enter the folder {str(folder)!r}"):
+        gio.save(path, np.arange(5))
     folder.chmod(0o755)
 
 
@@ -172,6 +179,9 @@ def test_a_file_whose_own_rights_are_in_the_way(rights: int, mode: str, may: str
     path.chmod(rights)
     with as_an_ordinary_user(), said(errno.EACCES, path, may):
         gio.open(path, mode)
+    if mode == "w":
+        with as_an_ordinary_user(), said(errno.EACCES, str(path), may):
+            gio.save(path, np.arange(5))
     path.chmod(0o600)
 
 
@@ -212,6 +222,9 @@ def test_an_attribute_forbids_it(attribute: str, says: str, disk_dir: Path) -> N
                 gio.open(path, mode)
         with said(errno.EPERM, path, says):
             gio.Mapping(path, "r+")
+        with said(errno.EPERM, str(path), says), warnings.catch_warnings():
+            warnings.simplefilter("ignore", gio.InPlaceWarning)  # what only takes appends is tried to be written
+            gio.save(path, np.arange(5))
         gio.open(path, "r").close()
     finally:
         subprocess.run([chattr, f"-{attribute}", path], check=True)
@@ -228,6 +241,8 @@ def test_an_attribute_of_the_folder_forbids_it(disk_dir: Path) -> None:
         for mode in ("w", "x"):
             with said(errno.EPERM, folder / "new", "the folder is immutable", f"chattr -i {folder}"):
                 gio.open(folder / "new", mode)
+        with said(errno.EPERM, str(folder / "new"), "the folder is immutable", f"chattr -i {folder}"):
+            gio.save(folder / "new", np.arange(5))
     finally:
         subprocess.run([chattr, "-i", folder], check=True)
 
@@ -238,6 +253,7 @@ READ_ONLY = """
 
     folder = sys.argv[1]
     calls = [(gio.open, "new", "w"), (gio.open, "new", "x"), (gio.open, "file", "r+"), (gio.open, "file", "w")]
+    calls += [(gio.save, "file", [1, 2]), (gio.save, "new", [1, 2])]
     for call, *arguments in [*calls, (gio.Mapping, "file", "r+"), (gio.info, "")]:
         try:
             call(f"{folder}/{arguments[0]}", *arguments[1:])
@@ -258,7 +274,7 @@ def test_a_read_only_mount(disk_dir: Path) -> None:
     (disk_dir / "file").write_bytes(b"whole")
     under = in_a_mount_namespace(f"mount --bind '{disk_dir}' '{disk_dir}'", f"mount -o remount,bind,ro '{disk_dir}'")
     printed = run_python(READ_ONLY, disk_dir, under=under).splitlines()
-    assert len(printed) == 6
+    assert len(printed) == 8
     for line in printed:
         number, filename, text = line.split(" ", 2)
         assert int(number) == errno.EROFS

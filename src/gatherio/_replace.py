@@ -41,7 +41,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar
 
-from ._native import long_path
+from ._native import long_path, remedy
 from .errors import InPlaceWarning
 
 if sys.platform != "win32":
@@ -80,10 +80,13 @@ class Place(NamedTuple):
 
 @contextmanager
 def _told_of(name: str) -> Iterator[None]:
-    """Errors name what the caller knows, not how we got there."""
+    """Errors name what the caller knows, not how we got there, and say what is in the way."""
     try:
         yield
     except OSError as error:
+        why = remedy(error.errno, name) if error.errno and error.strerror == os.strerror(error.errno) else ""
+        if why:
+            error.strerror = f"{error.strerror}: {why}"
         _tell_of(name, error)
         raise
 
