@@ -23,8 +23,8 @@
  *            descriptor.
  *
  * They are OFD locks: they belong to the open file description that open(2) made, not to the process, so that a process may
- * open a name twice. A forked child has that same one and would speak for its parent: it takes one of its own
- * (hold_names_in_child). A window refers to the one it was mapped of, and a child's windows would keep a dead parent's locks
+ * open a name twice. A forked child has that same one and would speak for its parent: it is given one of its own, before it
+ * is there, so that it has the name whatever its parent does next (hold_names_for_child). A window refers to the one it was mapped of, and a child's windows would keep a dead parent's locks
  * alive: so windows are mapped of another one, which is opened for that and closed again. A name costs one descriptor.
  */
 #define _GNU_SOURCE
@@ -56,6 +56,7 @@ static const off_t GATE = (off_t)1 << 62, LIFE = ((off_t)1 << 62) + 1, LENGTH = 
 struct gio_section {
     gio_section *next;     /* in the list of all */
     int fd;                /* of what is mapped; of a name's file with the locks of the name */
+    int childs_fd;         /* the same for a child, while the process forks */
     char *name;            /* its path in /dev/shm, or NULL */
     uint64_t device, inode, size;
     int grows;             /* the file is not that long yet, ... */
@@ -79,8 +80,10 @@ static void lock_list(void) { pthread_mutex_lock(&mutex); }
 static void unlock_list(void) { pthread_mutex_unlock(&mutex); }
 
 /* A forked child goes on using what is mapped: the list must be whole then, and the mutex not some other thread's. */
-static void hold_names_in_child(void);
-static void watch_forks(void) { pthread_atfork(lock_list, unlock_list, hold_names_in_child); }
+static void hold_names_for_child(void);
+static void let_go_of_childs(void);
+static void take_childs(void);
+static void watch_forks(void) { pthread_atfork(hold_names_for_child, let_go_of_childs, take_childs); }
 
 static void link_section(gio_section *section)
 {
@@ -573,17 +576,42 @@ int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, 
     return of_nameless_memory(access, flags, size, out, facts);
 }
 
-/* The child shares its parent's descriptors and with them the parent's locks. Ones of its own, with its own share of life;
- * where that fails, the name is the parent's alone. The list is locked: by the thread that forked. */
-static void hold_names_in_child(void)
+/* Before a fork: a share of each name's life for the child. Where that fails, the name is the parent's alone. */
+static void hold_names_for_child(void)
+{
+    lock_list();
+    for (gio_section *at = sections; at; at = at->next) {
+        if (at->name == NULL || at->fd < 0)
+            continue;
+        at->childs_fd = open_again(at);
+        if (at->childs_fd >= 0 && lock_byte(at->childs_fd, LIFE, F_RDLCK, 0) != 0) {
+            close(at->childs_fd);
+            at->childs_fd = -1;
+        }
+    }
+}
+
+/* In the parent. The child's locks stay: they are the open file description's, which the child has as well. */
+static void let_go_of_childs(void)
 {
     for (gio_section *at = sections; at; at = at->next) {
         if (at->name == NULL || at->fd < 0)
             continue;
-        int fd = open_again(at);
+        if (at->childs_fd >= 0)
+            close(at->childs_fd);
+    }
+    unlock_list();
+}
+
+/* In the child, which has its parent's descriptors, too, and with them the parent's locks. */
+static void take_childs(void)
+{
+    for (gio_section *at = sections; at; at = at->next) {
+        if (at->name == NULL || at->fd < 0)
+            continue;
         close(at->fd);
-        at->fd = fd;
-        if (fd < 0 || lock_byte(fd, LIFE, F_RDLCK, 0) != 0) {
+        at->fd = at->childs_fd;
+        if (at->fd < 0) {
             free(at->name);
             at->name = NULL;
         }

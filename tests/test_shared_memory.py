@@ -534,6 +534,31 @@ def test_a_forked_child_holds_the_name_in_its_own_right(name: str) -> None:
 
 @needs_fork
 @no_fork_warning
+def test_a_forked_child_has_the_name_from_its_first_moment(name: str) -> None:
+    """Its parent may let go of it before the child has run at all."""
+    for _ in range(20):
+        mapping = gio.Mapping(None, size=64 * KIB, name=name)
+        ear, mouth = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(mouth)
+            os.read(ear, 1)
+            mapping.close()
+            os._exit(0)
+        mapping.close()
+        try:
+            with gio.Mapping.open(name):
+                pass
+        finally:
+            os.close(mouth)
+            os.close(ear)
+            os.waitpid(child, 0)
+        with pytest.raises(FileNotFoundError):
+            gio.Mapping.open(name)
+
+
+@needs_fork
+@no_fork_warning
 def test_a_forked_child_takes_nothing_from_its_parent(name: str) -> None:
     with gio.Mapping(None, size=64 * KIB, name=name) as m, gio.Mapping.open(name, "r") as reader:
         for closes in (True, False):
