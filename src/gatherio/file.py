@@ -178,12 +178,12 @@ class File:
 
         Who reads the file meanwhile and trusts its length sees data, no zeros: the last bytes of an operation are
         written last, and one that makes the file longer goes in the order of the file, if the queue's `request_size` is
-        4 MiB or more (the default). With smaller requests it does not, for there the order would cost a fifth of the rate.
-        Several operations are in no order.
+        4 MiB or more (the default). With smaller requests it does not, for there the order would cost a fifth of the
+        rate. Several operations are in no order.
 
-        Many small pieces cost least as one call: ``write_gather(pieces, offset, copy=None)``. Each small write of its own
-        that is no whole pages has to be brought to the disk through the page cache, which takes 0.1 to 0.5 ms; those
-        that are in flight together and touch share that.
+        Many small pieces cost least as one call: ``write_gather(pieces, offset, copy=None)``. Each small write of its
+        own that is no whole pages has to be brought to the disk through the page cache, which takes 0.1 to 0.5 ms;
+        those that are in flight together and touch share that.
         """
         return self._many(True, arrays, offset, copy)
 
