@@ -90,10 +90,10 @@ def save(
     """Write an array to a .npy file that `numpy.load` reads, with or without ``mmap_mode``.
 
     The file at `path` is replaced in one step when the new one is whole; whatever happens before, it stays as
-    it was. The new file has owner, group, mode, ACL and extended attributes of the one it replaces, as far as
-    this process may give them, and fewer rights where it may not; or those of any new file. Other hard links to
-    the old file keep the old content. A symbolic link stays, and what it points at is replaced. A relative path
-    is that of the moment of the call.
+    it was. Until then the disk has to hold both. The new file has owner, group, mode, ACL and extended attributes
+    of the one it replaces, as far as this process may give them, and fewer rights where it may not; or those of
+    any new file. Other hard links to the old file keep the old content. A symbolic link stays, and what it points
+    at is replaced. A relative path is that of the moment of the call.
 
     On Linux a process that is killed leaves nothing behind where the file system has files without a name
     (O_TMPFILE: ext4, xfs, btrfs, tmpfs). Elsewhere it leaves a file ``.gatherio-*.tmp`` in the folder; on Linux
