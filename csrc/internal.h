@@ -265,7 +265,7 @@ struct gio_queue {
     gio_request *shelved;       /* the system was short of memory: they wait until others have ended */
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint32_t waiting_writes;    /* GIO_WAITS */
-    int32_t write_ended;        /* since those were last looked at */
+    int32_t write_ended;        /* or came to wait, since those were last looked at */
     uint64_t bytes_in_flight;
     uint64_t sequence;          /* of the last start */
     uint64_t submitted;         /* of the last one that the backend has been asked to submit */

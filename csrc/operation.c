@@ -217,10 +217,12 @@ static void start(gio_queue *queue, gio_request *request)
     request->operation->file->backend->start(queue, request);
 }
 
-/* A write may have to wait for others of its file. */
+/* A write may have to wait for others of its file. One that was under way and goes on later is no longer waited for by those
+ * in front of it. */
 static void start_in_turn(gio_queue *queue, gio_request *request)
 {
     if (request->operation->direction == GIO_WRITE && gio_writes_must_wait(request)) {
+        queue->write_ended |= request->stands == GIO_STARTED;
         request->stands = GIO_WAITS;
         queue->waiting_writes++;
     } else {
@@ -383,7 +385,6 @@ static int write_again(gio_queue *queue, gio_request *request)
         return 0;
     request->doubts++;
     request->verb = GIO_TRANSFER;
-    request->stands = GIO_PREPARING;
     request->reached = 0;
     queue->stats.retried++;
     start_in_turn(queue, request);
@@ -515,6 +516,12 @@ static int settle_returned(gio_queue *queue)
 
 /* ---- the backlog --------------------------------------------------------------------------------------- */
 
+/* What is behind a failure does not begin: it would lengthen the file beyond what is there. 0, or the failure. */
+static int32_t why_not_begin(const gio_operation *operation)
+{
+    return operation->cancelling ? GIO_E_CANCELLED : operation->code;
+}
+
 /* Takes a free request for the next piece of `operation` and starts it. 0: it has to wait. */
 static int start_piece(gio_queue *queue, gio_operation *operation)
 {
@@ -576,8 +583,10 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
             int32_t code =
                 gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
             gio_mutex_lock(&queue->mutex);
-            if (code || operation->cancelling) {
-                end_request(queue, request, code ? code : GIO_E_CANCELLED);
+            if (code == 0)
+                code = why_not_begin(operation);
+            if (code) {
+                end_request(queue, request, code);
                 return 1;
             }
         }
@@ -586,8 +595,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     return 1;
 }
 
-/* Those whose turn has come since other writes ended. What is behind a failure does not begin: it would lengthen the file
- * beyond what is there. */
+/* Those whose turn has come since other writes ended. */
 static int start_waiting(gio_queue *queue)
 {
     int any = 0;
@@ -600,7 +608,7 @@ static int start_waiting(gio_queue *queue)
         const gio_operation *operation = request->operation;
         if (operation == NULL || request->stands != GIO_WAITS)
             continue;
-        int32_t code = operation->cancelling ? GIO_E_CANCELLED : operation->code;
+        int32_t code = why_not_begin(operation);
         if (code == 0 && gio_writes_must_wait(request))
             continue;
         any = 1;

@@ -55,7 +55,6 @@ void gio_writes_remove(gio_request *request)
 void gio_writes_go_ragged(gio_request *request)
 {
     request->operation->file->ragged += request->piece.route != GIO_RAGGED;
-    request->stands = GIO_PREPARING;
 }
 
 /* Whether one folio may hold bytes of both. */
