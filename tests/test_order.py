@@ -307,7 +307,26 @@ def test_an_error_that_stays_is_told(disk_dir: Path, tmp_path: Path, durable: st
     assert (tmp_path / "log").read_text().count("(INJECTED)") == 3
 
 
-# --- ragged ends that touch go to the disk together ---
+@pytest.mark.parametrize("durable", [False, True])
+def test_bytes_that_were_lost_are_not_told_as_written(fuse: Callable[..., Fuse], durable: bool) -> None:
+    """Of several that ask for stable storage together, the kernel tells one that there was an error: any."""
+    server = fuse(writeback=True)
+    path = server.path / "file"
+    path.write_bytes(bytes(32 * PAGE))
+    with (
+        gio.CompletionQueue(backend="threads") as queue,
+        gio.open(path, "r+", queue=queue, direct=True, durable=durable) as f,
+    ):
+        for i in range(40):
+            data = words(0, 100, salt=i + 1)
+            server.faults(write={"error": errno.EIO, "count": 1})
+            offsets = [j * 8 * PAGE + 10 for j in range(4)]
+            assert ended(*[f.write_at(data, offset) for offset in offsets]) == [100] * 4
+            stored = server.content("file")
+            assert [stored[offset : offset + 100] for offset in offsets] == [data.tobytes()] * 4
+
+
+# --- ragged ends go to the disk together ---
 
 
 def test_small_appends_in_flight_share_a_write_back(disk_dir: Path, tmp_path: Path) -> None:
