@@ -705,8 +705,8 @@ void gio_queue_prepare(gio_queue *queue)
          * away under a thread just about to sleep would leave it asleep. */
         if (queue->backend->reap && !queue->led)
             queue->backend->reap(queue);
-        if (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
-            unshelve(queue);
+        while (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
+            unshelve(queue); /* one that was cancelled ends, and starts nothing */
     } while (settle_returned(queue) | start_waiting(queue) | start_backlog(queue));
 }
 
