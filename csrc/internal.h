@@ -117,6 +117,7 @@ typedef struct gio_request {
     uint64_t most;            /* bytes of one start at most: less than the piece after a shortage. Windows */
     uint32_t retries;         /* without progress */
     uint32_t doubts;          /* written again after an error that may be another write's */
+    int32_t suspect;          /* the error that another write was told, and which may be this one's; 0: none */
     gio_standing stands;
     uint8_t in_order;         /* not before what lies in front of it in the same operation */
     struct gio_request *previous_write, *next_write; /* in the file's list */
@@ -187,8 +188,10 @@ void gio_writes_add(gio_request *request);
 void gio_writes_remove(gio_request *request);
 void gio_writes_go_ragged(gio_request *request); /* its rest, before its route says so */
 int gio_writes_must_wait(const gio_request *request);
-/* Puts cached ragged ends that touch into one group: the request that is to write them back, or NULL. */
+gio_range gio_writes_blocks(const gio_request *request); /* of the file, around its bytes */
+/* Puts cached ragged ends into one group: the request that is to write them back, or NULL. */
 gio_request *gio_writes_group(gio_file *file);
+void gio_writes_suspect(gio_file *file, int32_t code); /* those in the page cache, which an error may be about as well */
 
 /* ---- a backend ----------------------------------------------------------------------------------------- */
 
@@ -265,7 +268,7 @@ struct gio_queue {
     gio_request *shelved;       /* the system was short of memory: they wait until others have ended */
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint32_t waiting_writes;    /* GIO_WAITS */
-    int32_t write_ended;        /* since those were last looked at */
+    int32_t write_ended;        /* or came to wait, since those were last looked at */
     uint64_t bytes_in_flight;
     uint64_t sequence;          /* of the last start */
     uint64_t submitted;         /* of the last one that the backend has been asked to submit */

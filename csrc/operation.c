@@ -217,10 +217,12 @@ static void start(gio_queue *queue, gio_request *request)
     request->operation->file->backend->start(queue, request);
 }
 
-/* A write may have to wait for others of its file. */
+/* A write may have to wait for others of its file. One that was under way and goes on later is no longer waited for by those
+ * in front of it. */
 static void start_in_turn(gio_queue *queue, gio_request *request)
 {
     if (request->operation->direction == GIO_WRITE && gio_writes_must_wait(request)) {
+        queue->write_ended |= request->stands == GIO_STARTED;
         request->stands = GIO_WAITS;
         queue->waiting_writes++;
     } else {
@@ -368,26 +370,60 @@ static void unshelve(gio_queue *queue)
 /* ---- ragged ends on their way to the disk ---------------------------------------------------------------- */
 
 /* Pushes out what stands in the page cache, so that an error shows now and the bytes are as much on the device as those that
- * went directly. Ends that touch go together: a stream of small appends so costs a wait for the device now and then, not
- * one each. */
+ * went directly. All of a file's ends go together: a stream of small appends so costs a wait for the device now and then,
+ * not one each. */
 static void write_back(gio_queue *queue, gio_file *file)
 {
-    for (gio_request *leader; (leader = gio_writes_group(file)) != NULL;)
+    gio_request *leader = gio_writes_group(file);
+    if (leader)
         start(queue, leader);
 }
 
-/* Once more from the start, for the error may be that of another write. 0: it has been told often enough. */
-static int write_again(gio_queue *queue, gio_request *request)
+/* Once more from the start. 0: that is not possible, or not wanted. */
+static int write_anew(gio_queue *queue, gio_request *request)
 {
-    if (request->doubts == DOUBTS_MAX || request->from != 0 || request->operation->cancelling)
+    if (request->from != 0 || request->operation->cancelling)
         return 0;
-    request->doubts++;
     request->verb = GIO_TRANSFER;
-    request->stands = GIO_PREPARING;
     request->reached = 0;
+    request->suspect = 0;
     queue->stats.retried++;
     start_in_turn(queue, request);
     return 1;
+}
+
+/* The same after an error of its own, which may be that of another write. 0: it has been told often enough. */
+static int write_again(gio_queue *queue, gio_request *request)
+{
+    return request->doubts < DOUBTS_MAX && ++request->doubts && write_anew(queue, request);
+}
+
+/* Another write was told an error that may be about this one. */
+static void settle_suspect(gio_queue *queue, gio_request *request)
+{
+    if (write_anew(queue, request))
+        return;
+    request->reached = 0;
+    end_request(queue, request, request->operation->cancelling ? GIO_E_CANCELLED : request->suspect);
+}
+
+static void drop_cache(gio_file *file, const gio_request *leader)
+{
+    gio_range run = {0, 0};
+
+    for (const gio_request *at = file->first_write; at; at = at->next_write) {
+        gio_range own = gio_writes_blocks(at);
+        if (at->leader != leader)
+            continue;
+        if (own.begin > run.end || own.end < run.begin) { /* they do not touch */
+            if (run.end)
+                gio_os_drop_cache(file, run.begin, run.end - run.begin);
+            run = own;
+        }
+        run.begin = gio_min(run.begin, own.begin);
+        run.end = gio_max(run.end, own.end);
+    }
+    gio_os_drop_cache(file, run.begin, run.end - run.begin);
 }
 
 /* The leader has come back, and with it what it carried. */
@@ -397,11 +433,16 @@ static void settle_write_back(gio_queue *queue, gio_request *leader, int32_t cod
     int dropped = gio_code_is_cancelled(code);
 
     if (code == 0)
-        gio_os_drop_cache(file, leader->write_back.begin, leader->write_back.end - leader->write_back.begin);
+        drop_cache(file, leader);
+    else if (!dropped)
+        gio_writes_suspect(file, code);
     for (gio_request *at = file->first_write, *next; at; at = next) {
         next = at->next_write;
-        if (at->leader != leader)
+        if (at->leader != leader) {
+            if (at->verb == GIO_CACHED && at->suspect)
+                settle_suspect(queue, at);
             continue;
+        }
         at->leader = NULL;
         if (dropped && at != leader)
             at->verb = GIO_CACHED; /* it was another one that was cancelled */
@@ -431,8 +472,12 @@ static void settle_failure(gio_queue *queue, gio_request *request, int32_t code)
         start(queue, request);
     } else if (request->verb == GIO_WRITE_BACK) {
         settle_write_back(queue, request, code);
-    } else if (!(operation->direction == GIO_WRITE && operation->file->durable && gio_code_is_doubtful(code) &&
-                 write_again(queue, request))) {
+    } else if (operation->direction == GIO_WRITE && operation->file->durable && gio_code_is_doubtful(code)) {
+        if (request->piece.route == GIO_RAGGED)
+            gio_writes_suspect(operation->file, code);
+        if (!write_again(queue, request))
+            end_request(queue, request, code);
+    } else {
         end_request(queue, request, dropped && operation->cancelling ? GIO_E_CANCELLED : code);
     }
 }
@@ -487,8 +532,10 @@ static void settle(gio_queue *queue, gio_request *request)
         request->reached = reached;
         request->retries = 0;
     }
-    if (request->reached == piece->file_length && piece->route == GIO_RAGGED && operation->direction == GIO_WRITE &&
-        !file->writes_through) {
+    if (request->reached == piece->file_length && request->suspect) {
+        settle_suspect(queue, request);
+    } else if (request->reached == piece->file_length && piece->route == GIO_RAGGED &&
+               operation->direction == GIO_WRITE && !file->writes_through) {
         request->verb = GIO_CACHED;
         queue->write_ended = 1;
         write_back(queue, file);
@@ -514,6 +561,12 @@ static int settle_returned(gio_queue *queue)
 }
 
 /* ---- the backlog --------------------------------------------------------------------------------------- */
+
+/* What is behind a failure does not begin: it would lengthen the file beyond what is there. 0, or the failure. */
+static int32_t why_not_begin(const gio_operation *operation)
+{
+    return operation->cancelling ? GIO_E_CANCELLED : operation->code;
+}
 
 /* Takes a free request for the next piece of `operation` and starts it. 0: it has to wait. */
 static int start_piece(gio_queue *queue, gio_operation *operation)
@@ -552,6 +605,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segment_count = piece->segment_count;
     request->from = request->reached = 0;
     request->retries = request->doubts = 0;
+    request->suspect = 0;
     request->most = UINT64_MAX;
     request->stage = stage;
     request->leader = NULL;
@@ -576,8 +630,10 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
             int32_t code =
                 gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
             gio_mutex_lock(&queue->mutex);
-            if (code || operation->cancelling) {
-                end_request(queue, request, code ? code : GIO_E_CANCELLED);
+            if (code == 0)
+                code = why_not_begin(operation);
+            if (code) {
+                end_request(queue, request, code);
                 return 1;
             }
         }
@@ -586,8 +642,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     return 1;
 }
 
-/* Those whose turn has come since other writes ended. What is behind a failure does not begin: it would lengthen the file
- * beyond what is there. */
+/* Those whose turn has come since other writes ended. */
 static int start_waiting(gio_queue *queue)
 {
     int any = 0;
@@ -600,7 +655,7 @@ static int start_waiting(gio_queue *queue)
         const gio_operation *operation = request->operation;
         if (operation == NULL || request->stands != GIO_WAITS)
             continue;
-        int32_t code = operation->cancelling ? GIO_E_CANCELLED : operation->code;
+        int32_t code = why_not_begin(operation);
         if (code == 0 && gio_writes_must_wait(request))
             continue;
         any = 1;
@@ -650,8 +705,8 @@ void gio_queue_prepare(gio_queue *queue)
          * away under a thread just about to sleep would leave it asleep. */
         if (queue->backend->reap && !queue->led)
             queue->backend->reap(queue);
-        if (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
-            unshelve(queue);
+        while (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
+            unshelve(queue); /* one that was cancelled ends, and starts nothing */
     } while (settle_returned(queue) | start_waiting(queue) | start_backlog(queue));
 }
 

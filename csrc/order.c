@@ -55,7 +55,6 @@ void gio_writes_remove(gio_request *request)
 void gio_writes_go_ragged(gio_request *request)
 {
     request->operation->file->ragged += request->piece.route != GIO_RAGGED;
-    request->stands = GIO_PREPARING;
 }
 
 /* Whether one folio may hold bytes of both. */
@@ -92,7 +91,7 @@ int gio_writes_must_wait(const gio_request *request)
 /* ---- ragged ends on their way to the disk ---------------------------------------------------------------- */
 
 /* Whole blocks: what the kernel writes back. */
-static gio_range blocks_of(const gio_request *request)
+gio_range gio_writes_blocks(const gio_request *request)
 {
     uint64_t block = request->operation->file->limits.ragged_bytes;
     gio_range range;
@@ -101,45 +100,42 @@ static gio_range blocks_of(const gio_request *request)
     return range;
 }
 
-static int touch(gio_range one, gio_range other)
-{
-    return one.begin <= other.end && other.begin <= one.end;
-}
-
-static int is_under_way(const gio_file *file, gio_range range)
-{
-    for (const gio_request *at = file->first_write; at; at = at->next_write)
-        if (at->verb == GIO_WRITE_BACK && touch(at->write_back, range))
-            return 1;
-    return 0;
-}
-
+/* The kernel tells an error to one of those who ask about a file together, whosever the bytes were. So one asks at a time,
+ * for all that have been cached meanwhile, wherever in the file; what is written again after an error asks alone. */
 gio_request *gio_writes_group(gio_file *file)
 {
     enum { GROUP_BYTES_MAX = 1 << 30 }; /* io_uring counts in 32 bits */
-    gio_request *leader = file->first_write;
+    gio_request *leader = NULL;
 
-    while (leader && (leader->verb != GIO_CACHED || is_under_way(file, blocks_of(leader))))
-        leader = leader->next_write;
+    for (gio_request *at = file->first_write; at; at = at->next_write) {
+        if (at->verb == GIO_WRITE_BACK)
+            return NULL;
+        if (leader == NULL && at->verb == GIO_CACHED)
+            leader = at;
+    }
     if (leader == NULL)
         return NULL;
-    gio_range range = blocks_of(leader);
+    gio_range range = gio_writes_blocks(leader);
     leader->verb = GIO_WRITE_BACK;
     leader->leader = leader;
-    for (int grown = 1; grown;) {
-        grown = 0;
-        for (gio_request *at = file->first_write; at; at = at->next_write) {
-            gio_range own = blocks_of(at);
-            uint64_t begin = gio_min(range.begin, own.begin), end = gio_max(range.end, own.end);
-            if (at->verb != GIO_CACHED || !touch(range, own) || end - begin > GROUP_BYTES_MAX)
-                continue;
-            range.begin = begin;
-            range.end = end;
-            at->verb = GIO_CARRIED;
-            at->leader = leader;
-            grown = 1;
-        }
+    for (gio_request *at = leader->next_write; at && leader->doubts == 0; at = at->next_write) {
+        gio_range own = gio_writes_blocks(at);
+        uint64_t begin = gio_min(range.begin, own.begin), end = gio_max(range.end, own.end);
+        if (at->verb != GIO_CACHED || at->doubts != 0 || end - begin > GROUP_BYTES_MAX)
+            continue;
+        range.begin = begin;
+        range.end = end;
+        at->verb = GIO_CARRIED;
+        at->leader = leader;
     }
     leader->write_back = range;
     return leader;
+}
+
+void gio_writes_suspect(gio_file *file, int32_t code)
+{
+    for (gio_request *at = file->first_write; at; at = at->next_write)
+        if (at->piece.route == GIO_RAGGED &&
+            (at->verb == GIO_CACHED || (at->verb == GIO_TRANSFER && at->stands == GIO_STARTED)))
+            at->suspect = code;
 }

@@ -44,6 +44,7 @@ static void *worker(void *argument)
         gio_mutex_lock(&queue->mutex);
         gio_request_returned(queue, request, result);
         gio_queue_advance(queue);
+        gio_queue_call_attention(queue); /* what it has started may be another backend's */
     }
     gio_mutex_unlock(&queue->mutex);
     return NULL;
@@ -69,13 +70,14 @@ int32_t gio_workers_open(gio_queue *queue)
     }
     workers->count = 1;
     gio_mutex_lock(&queue->mutex);
-    int first = queue->workers == NULL;
+    code = queue->closing ? GIO_E_CLOSED : 0; /* what is made now would outlive it */
+    int first = queue->workers == NULL && code == 0;
     if (first)
         queue->workers = workers;
     gio_mutex_unlock(&queue->mutex);
     if (!first) /* another thread was faster */
         gio_workers_close(queue, workers);
-    return 0;
+    return code;
 }
 
 void gio_workers_close(gio_queue *queue, gio_workers *workers)

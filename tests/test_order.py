@@ -10,13 +10,16 @@ import errno
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from oracle import assert_same_bytes, fault, needs_root, not_on_windows, placed, run_python, strace, words
+from fuse import Fuse
+from oracle import FOREVER, assert_same_bytes, fault, needs_root, not_on_windows, placed, run_python, strace, words
 
 import gatherio as gio
 
@@ -202,6 +205,66 @@ def test_what_waits_ends_with_its_operation(disk_dir: Path, queue: gio.Completio
     assert queue.stats()["finished"] == 2
 
 
+# --- writes that go on later than they began ---
+
+
+def ended(*operations: gio.Operation) -> list[int | BaseException]:
+    """What became of them. Those that wait for ever are cancelled, so that the test fails and ends."""
+    try:
+        return [operation.exception(FOREVER) or operation.result() for operation in operations]
+    except TimeoutError:
+        for operation in operations:
+            operation.cancel()
+        raise
+
+
+@pytest.mark.parametrize("again", ["short", "error"])
+def test_what_goes_on_later_is_waited_for_no_longer(fuse: Callable[..., Fuse], again: str) -> None:
+    """The first write ends with a ragged rest, which waits for the second one, under way near it. That one comes back
+    and has to go on, and now it waits for the first."""
+    server = fuse(direct_io=True)
+    path, data = server.path / "file", words(0, 5 * PAGE)
+    path.write_bytes(bytes(5 * PAGE))
+    shortly: dict[str, Any] = {"short": PAGE} if again == "short" else {"error": errno.EIO}
+    with (
+        gio.CompletionQueue(backend="threads") as queue,
+        gio.open(path, "r+", queue=queue, direct=True, durable=again == "error") as f,
+    ):
+        with fault(queue, "HOLD", count=2):
+            server.faults(write={"short": 1000, "count": 1})
+            before = server.counts()["write"]
+            first = f.write_at(placed(data[: 2 * PAGE]), 0)
+            until(lambda: server.counts()["write"] == before + 1)
+            server.faults(write={**shortly, "count": 2})
+            second = f.write_at(placed(data[2 * PAGE :]), 2 * PAGE)
+            until(lambda: server.counts()["write"] == before + 2)
+        assert ended(first, second) == [2 * PAGE, 3 * PAGE]
+    assert_same_bytes(path.read_bytes(), data)
+
+
+def test_what_was_copied_while_the_write_failed_does_not_begin(fuse: Callable[..., Fuse]) -> None:
+    source, server = fuse(), fuse()
+    (source.path / "memory").write_bytes(words(2 * MIB, 2 * MIB).tobytes())
+    memory = np.memmap(source.path / "memory", np.uint8, "r")
+    path = server.path / "file"
+    with gio.CompletionQueue(backend="threads") as queue, gio.open(path, "w", queue=queue) as f:
+        source.faults(read={"hold": True})
+        server.faults(write={"error": errno.ENOSPC, "count": 1})
+        with fault(queue, "HOLD", count=1):
+            submitted: list[gio.Operation] = []
+            parts = [words(0, 2 * MIB), memory]  # one staging buffer each
+            submitter = threading.Thread(target=lambda: submitted.append(f.write_gather(parts, 0, copy=True)))
+            submitter.start()
+            until(lambda: source.held() > 0 and server.counts().get("write") == 1)
+        source.faults()  # the first part has failed, and the second one is copied
+        submitter.join()
+        (failure,) = ended(*submitted)
+        assert isinstance(failure, OSError)
+        assert failure.errno == errno.ENOSPC
+        assert path.stat().st_size == 0
+    del memory
+
+
 # --- errors of others ---
 
 DURABLE = """
@@ -244,7 +307,26 @@ def test_an_error_that_stays_is_told(disk_dir: Path, tmp_path: Path, durable: st
     assert (tmp_path / "log").read_text().count("(INJECTED)") == 3
 
 
-# --- ragged ends that touch go to the disk together ---
+@pytest.mark.parametrize("durable", [False, True])
+def test_bytes_that_were_lost_are_not_told_as_written(fuse: Callable[..., Fuse], durable: bool) -> None:
+    """Of several that ask for stable storage together, the kernel tells one that there was an error: any."""
+    server = fuse(writeback=True)
+    path = server.path / "file"
+    path.write_bytes(bytes(32 * PAGE))
+    with (
+        gio.CompletionQueue(backend="threads") as queue,
+        gio.open(path, "r+", queue=queue, direct=True, durable=durable) as f,
+    ):
+        for i in range(40):
+            data = words(0, 100, salt=i + 1)
+            server.faults(write={"error": errno.EIO, "count": 1})
+            offsets = [j * 8 * PAGE + 10 for j in range(4)]
+            assert ended(*[f.write_at(data, offset) for offset in offsets]) == [100] * 4
+            stored = server.content("file")
+            assert [stored[offset : offset + 100] for offset in offsets] == [data.tobytes()] * 4
+
+
+# --- ragged ends go to the disk together ---
 
 
 def test_small_appends_in_flight_share_a_write_back(disk_dir: Path, tmp_path: Path) -> None:

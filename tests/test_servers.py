@@ -17,9 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 from fuse import MAX_TRANSFER, Fuse
-from oracle import FOREVER, KIB, MIB, PAGE, Array, assert_same_bytes, not_on_windows, pages, placed, target, words
+from oracle import (
+    FOREVER,
+    KIB,
+    MIB,
+    PAGE,
+    Array,
+    assert_same_bytes,
+    not_on_windows,
+    pages,
+    placed,
+    target,
+    thread_count,
+    words,
+)
 
 import gatherio as gio
+from gatherio._native import ffi, lib
 
 pytestmark = not_on_windows("it has no /dev/fuse")
 
@@ -501,6 +515,18 @@ def test_what_waits_behind_a_held_operation_is_cancelled(server: Fuse) -> None:
         server.faults()
         assert first.result(FOREVER) == PAGE
     assert_same_bytes(server.content("file"), words(0, PAGE))
+
+
+def test_a_file_opened_as_its_queue_is_closed(server: Fuse) -> None:
+    """By two threads at once: no thread of the queue is left, of those that such a file needs."""
+    before = thread_count()
+    queue = gio.CompletionQueue(backend="uring")
+    queue.close()
+    place, facts = ffi.new("gio_file **"), ffi.new("gio_file_facts *")
+    path = ffi.from_buffer(bytes(server.path / "file") + b"\0")
+    wish = (lib.GIO_ACCESS_WRITE, lib.GIO_OPEN_NEW, lib.GIO_DIRECT_AUTO, 0)
+    assert lib.gio_file_open(queue._native, path, *wish, place, facts) == lib.GIO_E_CLOSED
+    assert thread_count() == before
 
 
 def test_cancelling_one_that_is_held(server: Fuse, both: tuple[gio.File, gio.File]) -> None:

@@ -159,8 +159,9 @@ static void *look(void *argument)
         gio_queue_stats stats = stats_of(shared->queue);
         CHECK(stats.finished <= stats.operations);
         gio_queue_poll_handle(shared->queue);
-        switch (random_next(&state) % 4) { /* direct transfers resume at a block: never less than one */
+        switch (random_next(&state) % 5) {
         case 0: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_SHORT, 0, 1, 8192), 0); break;
+        case 2: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_SHORT, 0, 2, 1000), 0); break; /* goes on in the cache */
         case 1: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_HOLD, 0, 2, 0), 0); break;
         default: CHECK_EQUAL(gio_queue_fault(shared->queue, GIO_FAULT_NONE, 0, 0, 0), 0);
         }
