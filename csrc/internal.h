@@ -120,7 +120,9 @@ typedef struct gio_request {
     int32_t suspect;          /* the error that another write was told, and which may be this one's; 0: none */
     gio_standing stands;
     uint8_t in_order;         /* not before what lies in front of it in the same operation */
+    uint64_t number;          /* of the file's writes, in the order in which they began */
     struct gio_request *previous_write, *next_write; /* in the file's list */
+    struct gio_request *behind; /* it waited for this one when it was last looked at */
     struct gio_request *leader;
     gio_range write_back;     /* of the file; the leader's */
     void *stage;              /* the staging buffer, or NULL */
@@ -150,6 +152,7 @@ struct gio_file {
     gio_limits limits;
     uint64_t operations;     /* in flight */
     gio_request *first_write, *last_write; /* those that have begun and not ended, in the order in which they began */
+    uint64_t writes_begun;   /* so far */
     uint64_t ragged;         /* of these: through the page cache */
     uint64_t folio_bytes;    /* what the page cache may keep in one piece */
     uint64_t known_end;      /* the file is this long at least, as far as this gio_file knows */
@@ -187,7 +190,7 @@ int gio_copy_is_guarded(void); /* 0: it refuses */
 void gio_writes_add(gio_request *request);
 void gio_writes_remove(gio_request *request);
 void gio_writes_go_ragged(gio_request *request); /* its rest, before its route says so */
-int gio_writes_must_wait(const gio_request *request);
+int gio_writes_must_wait(gio_request *request);
 gio_range gio_writes_blocks(const gio_request *request); /* of the file, around its bytes */
 /* Puts cached ragged ends into one group: the request that is to write them back, or NULL. */
 gio_request *gio_writes_group(gio_file *file);

@@ -32,6 +32,8 @@ void gio_writes_add(gio_request *request)
     int ragged = piece->route == GIO_RAGGED;
 
     request->stands = GIO_PREPARING;
+    request->number = ++file->writes_begun;
+    request->behind = NULL;
     request->in_order = operation->offsets == NULL &&
                         ((ragged && piece->end == operation->length) ||
                          (file->limits.request_bytes >= IN_ORDER_BYTES &&
@@ -64,27 +66,35 @@ static int are_near(const gio_piece *one, const gio_piece *other, uint64_t folio
            gio_round_down(other->file_offset, folio) < one->file_offset + one->file_length;
 }
 
-int gio_writes_must_wait(const gio_request *request)
+/* Whether `request` has to wait for `other`, which may be a request of any kind. */
+static int is_in_the_way(const gio_request *request, const gio_request *other)
+{
+    const gio_operation *operation = request->operation;
+    const gio_file *file = operation->file;
+    int is_before = other->number < request->number;
+
+    if (other == request || other->operation == NULL || other->operation->file != file ||
+        other->operation->direction != GIO_WRITE || (!is_before && other->stands != GIO_STARTED))
+        return 0;
+    if (is_before && request->in_order && other->operation == operation)
+        return 1;
+    int fills_cache = other->piece.route == GIO_RAGGED && other->verb == GIO_TRANSFER;
+    return file->handle != file->buffered_handle &&
+           (request->piece.route == GIO_RAGGED ? other->piece.route != GIO_RAGGED : fills_cache) &&
+           are_near(&request->piece, &other->piece, file->folio_bytes);
+}
+
+int gio_writes_must_wait(gio_request *request)
 {
     const gio_file *file = request->operation->file;
-    int ragged = request->piece.route == GIO_RAGGED, is_before = 1;
 
     if (!request->in_order && (file->ragged == 0 || file->handle == file->buffered_handle))
         return 0;
-    for (const gio_request *other = file->first_write; other; other = other->next_write) {
-        if (other == request) {
-            is_before = 0;
-            continue;
-        }
-        if (!is_before && other->stands != GIO_STARTED)
-            continue;
-        if (is_before && request->in_order && other->operation == request->operation)
+    if (request->behind && is_in_the_way(request, request->behind))
+        return 1; /* still, most often: in a deep queue it would take long to look at all */
+    for (request->behind = file->first_write; request->behind; request->behind = request->behind->next_write)
+        if (is_in_the_way(request, request->behind))
             return 1;
-        int fills_cache = other->piece.route == GIO_RAGGED && other->verb == GIO_TRANSFER;
-        if (file->handle != file->buffered_handle && (ragged ? other->piece.route != GIO_RAGGED : fills_cache) &&
-            are_near(&request->piece, &other->piece, file->folio_bytes))
-            return 1;
-    }
     return 0;
 }
 
