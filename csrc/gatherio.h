@@ -272,7 +272,8 @@ void gio_event_free(gio_event *event);
  * only; who creates it (`created`) keeps others out until gio_section_publish. Such a call may wait for another process, and
  * be INTERRUPTED.
  * gio_section_reserve comes next: it makes a file that is shorter than `size` longer, with its space reserved, and gives new
- * memory its pages, a part at a time. INTERRUPTED: call it again, and it goes on. It never makes a file shorter, and writes nothing.
+ * memory its pages, a part at a time. INTERRUPTED: call it again, and it goes on. It never makes a file shorter, and writes
+ * nothing.
  * gio_section_close lets go of the file and the name; windows stay. It tells what closing the file gave, or who is inside
  * another call for the section meanwhile does. gio_section_free comes last for the owner. Sections
  * are an exception to the rule about fork(): the child goes on with its parent's, and has names open in its own right. */

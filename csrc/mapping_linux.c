@@ -25,7 +25,8 @@
  * They are OFD locks: they belong to the open file description that open(2) made, not to the process, so that a process may
  * open a name twice. A forked child has that same one and would speak for its parent: it is given one of its own, before it
  * is there, so that it has the name whatever its parent does next (hold_names_for_child). A window refers to the one it was
- * mapped of, and a child's windows would keep a dead parent's locks alive: so windows are mapped of another one, which is opened for that and closed again. A name costs one descriptor.
+ * mapped of, and a child's windows would keep a dead parent's locks alive: so windows are mapped of another one, which is
+ * opened for that and closed again. A name costs one descriptor.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

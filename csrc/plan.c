@@ -11,12 +11,13 @@
  *   staged    they are copied through a page-aligned buffer, because a segment begins or ends where the device
  *             cannot, or because the caller asked for it. Reads are rounded out to whole blocks of the file.
  *   ragged    the ends of a write that are no whole pages go through the page cache, less than a page at each
- *             end, and with them what is between, if that is little (direct_bytes_min). The kernel then merges them with their neighbours, and ends the file at the right byte; two
- *             writers that meet within a page, in one process or in two, both get their bytes. To read the
- *             block, merge and write it back ourselves would lose one of the two; so would a direct write to one
- *             part of a page while the page cache holds another part of it, older. Where nothing may be staged the
- *             caller has asked for direct writes of parts of pages, and gets them. (A page is here what the file system
- *             writes back as one, which may be more: gio_limits.ragged_bytes.)
+ *             end, and with them what is between, if that is little (direct_bytes_min). The kernel then merges them
+ *             with their neighbours, and ends the file at the right byte; two writers that meet within a page, in one
+ *             process or in two, both get their bytes. To read the block, merge and write it back ourselves would
+ *             lose one of the two; so would a direct write to one part of a page while the page cache holds another
+ *             part of it, older. Where nothing may be staged the caller has asked for direct writes of parts of pages,
+ *             and gets them. (A page is here what the file system writes back as one, which may be more:
+ *             gio_limits.ragged_bytes.)
  *
  * A buffered file is one whose alignments are 1: everything goes in place.
  */

@@ -1,7 +1,7 @@
 /* registered.c: memory that the kernel knows, so that it need not look up and pin its pages for each request.
  *
- * Somebody asks for it and keeps the memory alive meanwhile; or it is kept without that, from one transfer to the next. What is kept must be given up before its pages go: else new memory at the old address would be written from the
- * old pages. That is why gio_pages_free is here. It is given up before a fork, too, which would copy all of it.
+ * Somebody asks for it and keeps the memory alive meanwhile; or it is kept without that, from one transfer to the next. What is
+ * kept must be given up before its pages go: else new memory at the old address would be written from the old pages. That is why gio_pages_free is here. It is given up before a fork, too, which would copy all of it.
  */
 #include "internal.h"
 
