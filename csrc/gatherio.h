@@ -171,6 +171,9 @@ void gio_system(gio_system_facts *facts);
 /* Pages. `nbytes` is rounded up to whole pages; the memory is zero, private, and starts on a huge page when it
  * may use them. GIO_HUGE_YES means huge pages for sure (MAP_HUGETLB, MEM_LARGE_PAGES) or an error. */
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
+/* Faults pages in for writing, and loses nothing that others write to them meanwhile. EACCES: the memory cannot be written.
+ * EFAULT: its file has become shorter, its disk is full, or there are no huge pages left. Before Linux 5.14, and on Windows,
+ * these end the process. */
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 /* What comes last is the thing itself, here and in what else frees: Python binds the rest beforehand, and no bytecode, in
  * which a signal could raise, stands between the end of an object and this. */

@@ -640,6 +640,12 @@ void gio_section_free(gio_section *section)
     unlock_list();
 }
 
+static int is_shorter_than(gio_section *section, uint64_t end)
+{
+    struct stat status;
+    return section->cuttable && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end;
+}
+
 /* ---- space ------------------------------------------------------------------------------------------------------ */
 
 /* Elsewhere than on local file systems somebody on another machine may append meanwhile: there it stays reserved. */
@@ -812,6 +818,8 @@ int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset,
             code = errno;
         } else {
             code = gio_pages_prefault(mapped, nbytes);
+            if (code == EFAULT)
+                code = is_shorter_than(section, offset + nbytes) ? GIO_E_SHRUNK : ENOMEM;
             munmap(mapped, nbytes);
         }
     }
@@ -833,12 +841,6 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
 }
 
 /* ---- copies that survive a file's being cut ------------------------------------------------------------------- */
-
-static int is_shorter_than(gio_section *section, uint64_t end)
-{
-    struct stat status;
-    return section->cuttable && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end;
-}
 
 /* In steps, for a call moves less than 2 GiB. */
 static int32_t copy(int32_t direction, int plainly, char *window, char *memory, uint64_t nbytes)

@@ -97,24 +97,40 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
     return 0;
 }
 
+/* MADV_POPULATE_WRITE, Linux 5.14: faults all in one call, or says why not. */
+static int32_t populate(void *begin, size_t nbytes)
+{
+    enum { POPULATE_WRITE = 23 };
+    int result;
+    do
+        result = madvise(begin, nbytes, POPULATE_WRITE);
+    while (result < 0 && (errno == EINTR || errno == EAGAIN));
+    return result < 0 ? errno : 0;
+}
+
+/* Another thread may be writing there: an atomic addition loses nothing of it, and changes nothing. The compiler is not to
+ * know of what: of an addition of 0 some make a load, which gives no page. */
+static void touch(char *begin, char *end, uint64_t page)
+{
+    volatile char nothing = 0;
+    for (char *at = begin; at < end; at += page)
+        __atomic_fetch_add(at, nothing, __ATOMIC_RELAXED);
+}
+
 int32_t gio_pages_prefault(void *address, uint64_t nbytes)
 {
-    enum { POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE, Linux 5.14: faults all in one call, or says why not */
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     char *begin = (char *)(uintptr_t)gio_round_down((uint64_t)(uintptr_t)address, page);
     char *end = (char *)(uintptr_t)gio_round_up((uint64_t)(uintptr_t)address + nbytes, page);
-    int result;
 
-    do
-        result = madvise(begin, (size_t)(end - begin), POPULATE_WRITE);
-    while (result < 0 && (errno == EINTR || errno == EAGAIN));
-    if (result == 0)
+    int32_t code = populate(begin, (size_t)(end - begin));
+    if (code == EINVAL && populate(begin, 0) == 0)
+        return EACCES; /* the kernel knows the call: it is the memory that does not take it */
+    if (code == EINVAL) {
+        touch(begin, end, page);
         return 0;
-    if (errno != EINVAL)
-        return errno == EFAULT || errno == EHWPOISON ? ENOMEM : errno;
-    for (volatile char *at = begin; at < (volatile char *)end; at += page)
-        *at = *at; /* a kernel before 5.14: touch each page, keep what is there */
-    return 0;
+    }
+    return code == EHWPOISON ? ENOMEM : code;
 }
 
 void gio_os_pages_free(void *address, uint64_t allocated)
