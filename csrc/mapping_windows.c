@@ -115,9 +115,8 @@ static int32_t new_section(int32_t access, int32_t flags, gio_section **out)
     return 0;
 }
 
-static void tell(gio_section *section, uint64_t size, int32_t flags, int32_t created, gio_section_facts *facts)
+static void tell(uint64_t size, int32_t flags, int32_t created, gio_section_facts *facts)
 {
-    BY_HANDLE_FILE_INFORMATION information;
     SYSTEM_INFO system;
 
     GetSystemInfo(&system);
@@ -125,10 +124,16 @@ static void tell(gio_section *section, uint64_t size, int32_t flags, int32_t cre
     facts->size = size;
     facts->granularity = flags & GIO_MAP_LARGE_PAGES ? GetLargePageMinimum() : system.dwAllocationGranularity;
     facts->created = created;
-    if (section->file != INVALID_HANDLE_VALUE && GetFileInformationByHandle(section->file, &information)) {
-        facts->device = information.dwVolumeSerialNumber;
-        facts->inode = (uint64_t)information.nFileIndexHigh << 32 | information.nFileIndexLow;
-    }
+}
+
+static int32_t identify(HANDLE file, gio_file_identity *identity)
+{
+    BY_HANDLE_FILE_INFORMATION information;
+    if (!GetFileInformationByHandle(file, &information))
+        return (int32_t)GetLastError();
+    identity->device = information.dwVolumeSerialNumber;
+    identity->inode = (uint64_t)information.nFileIndexHigh << 32 | information.nFileIndexLow;
+    return 0;
 }
 
 static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HANDLE *file, uint64_t *size)
@@ -155,10 +160,11 @@ static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HAN
 
 /* CreateFileMapping makes the file longer by itself, and fails where the disk is full. Should it fail behind that, the file
  * stays longer: to cut it would cut what somebody else has written there. */
-int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **out,
-                            gio_section_facts *facts)
+int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size,
+                            const gio_file_identity *expected, gio_section **out, gio_section_facts *facts)
 {
     gio_section *section;
+    gio_file_identity found = {0, 0};
     uint64_t before = 0;
     int32_t code = flags & (GIO_MAP_LARGE_PAGES | GIO_MAP_RESERVE) ? ERROR_NOT_SUPPORTED : 0;
 
@@ -167,6 +173,10 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
     if (code)
         return code;
     code = open_file(path, access, flags, &section->file, &before);
+    if (code == 0)
+        code = identify(section->file, &found);
+    if (code == 0 && expected && (found.device != expected->device || found.inode != expected->inode))
+        code = GIO_E_OTHER_FILE;
     if (code == 0 && size == 0 && before == 0)
         code = GIO_E_EMPTY;
     if (code == 0 && size > before && access != GIO_MAP_WRITE)
@@ -183,7 +193,9 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
         free(section);
         return code;
     }
-    tell(section, size, flags, 0, facts);
+    tell(size, flags, 0, facts);
+    facts->device = found.device;
+    facts->inode = found.inode;
     *out = section;
     return 0;
 }
@@ -288,7 +300,7 @@ int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, 
         free(section);
         return code;
     }
-    tell(section, created ? size : find_size(section->handle), flags, created, facts);
+    tell(created ? size : find_size(section->handle), flags, created, facts);
     if (!created)
         gio_section_publish(section);
     *out = section;
