@@ -1,11 +1,15 @@
 /* mapping_windows.c: sections, and the windows that are mapped of them: CreateFileMapping, MapViewOfFile and their kin.
  *
  * Much of what mapping_linux.c has to build is the system's here: a section lives as long as a handle or a view of it
- * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE). Names
- * are in the Local\ namespace, that of one logon, with the default security: this user's.
+ * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE).
  *
  * What is left to do for names: whoever creates one fills it before others look. They wait at a mutex that goes with the
  * name, its gate; Windows gives a dead owner's mutex to the next.
+ *
+ * Names are in the Local\ namespace, that of one session. Services of several users share one, and so do programs started as
+ * another user (runas). So what we make belongs to this user, whatever the token's default owner is (of an administrator the
+ * group Administrators), and gives rights to nobody else; and what has the name already is asked for its owner, the gate before
+ * anybody waits at it. Another user can take a name first, and then we have none. He cannot have us use his memory, or use ours.
  *
  * FlushViewOfFile only begins to write: FlushFileBuffers after it waits for the disk. Copies in and out of a file go through
  * ReadProcessMemory and WriteProcessMemory on this very process: where the disk or the network fails under a mapped page,
@@ -142,8 +146,8 @@ static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HAN
                    (flags & GIO_MAP_EXECUTE ? GENERIC_EXECUTE : 0);
     LARGE_INTEGER end;
 
-    *file = CreateFileW(path, rights, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL,
-                        NULL);
+    *file = CreateFileW(path, rights, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING,
+                        FILE_ATTRIBUTE_NORMAL | GIO_NO_IMPERSONATION, NULL);
     if (*file == INVALID_HANDLE_VALUE) {
         DWORD error = GetLastError();
         DWORD attributes = error == ERROR_ACCESS_DENIED ? GetFileAttributesW(path) : INVALID_FILE_ATTRIBUTES;
@@ -200,6 +204,75 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
     return 0;
 }
 
+/* ---- names ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    union {
+        TOKEN_USER token;
+        uint8_t room[sizeof(TOKEN_USER) + SECURITY_MAX_SID_SIZE];
+    } user;
+    union {
+        ACL list;
+        uint8_t room[sizeof(ACL) + sizeof(ACCESS_ALLOWED_ACE) + SECURITY_MAX_SID_SIZE];
+    } rights;
+    SECURITY_DESCRIPTOR descriptor;
+    SECURITY_ATTRIBUTES attributes;
+} security;
+
+/* Whom the thread acts for: GetCurrentThreadEffectiveToken is his token, if it impersonates somebody. */
+static int32_t find_user(security *ours)
+{
+    DWORD length;
+    return GetTokenInformation(GetCurrentThreadEffectiveToken(), TokenUser, &ours->user, sizeof ours->user, &length)
+               ? 0
+               : (int32_t)GetLastError();
+}
+
+/* All rights for this user, who is the owner, none for anybody else, none inherited; handles that no child inherits. Not for
+ * SYSTEM either: nothing of Windows needs it. */
+static int32_t for_this_user_only(security *ours)
+{
+    SECURITY_DESCRIPTOR *descriptor = &ours->descriptor;
+    int32_t code = find_user(ours);
+
+    if (code)
+        return code;
+    if (!InitializeAcl(&ours->rights.list, sizeof ours->rights, ACL_REVISION) ||
+        !AddAccessAllowedAce(&ours->rights.list, ACL_REVISION, GENERIC_ALL, ours->user.token.User.Sid) ||
+        !InitializeSecurityDescriptor(descriptor, SECURITY_DESCRIPTOR_REVISION) ||
+        !SetSecurityDescriptorOwner(descriptor, ours->user.token.User.Sid, FALSE) ||
+        !SetSecurityDescriptorDacl(descriptor, TRUE, &ours->rights.list, FALSE) ||
+        !SetSecurityDescriptorControl(descriptor, SE_DACL_PROTECTED, SE_DACL_PROTECTED))
+        return (int32_t)GetLastError();
+    ours->attributes.nLength = sizeof ours->attributes;
+    ours->attributes.lpSecurityDescriptor = descriptor;
+    ours->attributes.bInheritHandle = FALSE;
+    return 0;
+}
+
+/* The handle has READ_CONTROL. */
+static int32_t check_ours(HANDLE object, security *ours)
+{
+    union {
+        SECURITY_DESCRIPTOR_RELATIVE descriptor;
+        uint8_t room[sizeof(SECURITY_DESCRIPTOR_RELATIVE) + SECURITY_MAX_SID_SIZE];
+    } found;
+    PSID owner = NULL;
+    BOOL by_default;
+    DWORD length;
+
+    if (!GetKernelObjectSecurity(object, OWNER_SECURITY_INFORMATION, &found, sizeof found, &length) ||
+        !GetSecurityDescriptorOwner(&found, &owner, &by_default))
+        return (int32_t)GetLastError();
+    return owner && EqualSid(owner, ours->user.token.User.Sid) ? 0 : GIO_E_FOREIGN;
+}
+
+/* Another user's object that gives us no rights, or an object of another kind: all kinds share the names. */
+static int32_t why_not_opened(DWORD error)
+{
+    return error == ERROR_ACCESS_DENIED || error == ERROR_INVALID_HANDLE ? GIO_E_FOREIGN : (int32_t)error;
+}
+
 static void object_name(wchar_t *out, const wchar_t *kind, const wchar_t *name)
 {
     size_t at = 0;
@@ -211,18 +284,21 @@ static void object_name(wchar_t *out, const wchar_t *kind, const wchar_t *name)
 }
 
 /* Not longer than Python may be kept from signals. */
-static int32_t enter_gate(const wchar_t *name, HANDLE *gate)
+static int32_t enter_gate(const wchar_t *name, security *ours, HANDLE *gate)
 {
     wchar_t full[NAME_CAPACITY];
 
     object_name(full, L"gate-", name);
-    *gate = CreateMutexW(NULL, FALSE, full);
+    *gate = CreateMutexExW(&ours->attributes, full, 0, SYNCHRONIZE | MUTEX_MODIFY_STATE | READ_CONTROL);
     if (*gate == NULL)
-        return (int32_t)GetLastError();
-    DWORD result = WaitForSingleObject(*gate, WAIT_MS);
-    if (result == WAIT_OBJECT_0 || result == WAIT_ABANDONED)
-        return 0;
-    int32_t code = result == WAIT_TIMEOUT ? GIO_E_INTERRUPTED : (int32_t)GetLastError();
+        return why_not_opened(GetLastError());
+    int32_t code = check_ours(*gate, ours);
+    if (code == 0) {
+        DWORD result = WaitForSingleObject(*gate, WAIT_MS);
+        if (result == WAIT_OBJECT_0 || result == WAIT_ABANDONED)
+            return 0;
+        code = result == WAIT_TIMEOUT ? GIO_E_INTERRUPTED : (int32_t)GetLastError();
+    }
     CloseHandle(*gate);
     *gate = NULL;
     return code;
@@ -249,25 +325,29 @@ static int32_t open_named(gio_section *section, const wchar_t *name, int32_t cre
                           uint64_t size, int32_t *created)
 {
     wchar_t full[NAME_CAPACITY];
-    int32_t code = enter_gate(name, &section->gate);
+    security ours;
+    DWORD error;
+    int32_t code = for_this_user_only(&ours);
+
+    if (code == 0)
+        code = enter_gate(name, &ours, &section->gate);
     if (code)
         return code;
     object_name(full, L"name-", name);
     if (create) {
-        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, NULL, protection(access, flags) | section_flags(flags),
-                                             (DWORD)(size >> 32), (DWORD)size, full);
-        DWORD error = GetLastError();
-        if (section->handle == NULL)
-            return (int32_t)error;
+        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, &ours.attributes,
+                                             protection(access, flags) | section_flags(flags), (DWORD)(size >> 32),
+                                             (DWORD)size, full);
+        error = GetLastError();
         *created = error != ERROR_ALREADY_EXISTS;
     } else {
-        DWORD rights = SECTION_QUERY | (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
+        DWORD rights = SECTION_QUERY | READ_CONTROL |
+                       (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
                        (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0);
         section->handle = OpenFileMappingW(rights, FALSE, full);
-        if (section->handle == NULL)
-            return (int32_t)GetLastError();
+        error = GetLastError();
     }
-    return 0;
+    return section->handle ? check_ours(section->handle, &ours) : why_not_opened(error);
 }
 
 int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,

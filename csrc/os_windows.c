@@ -324,7 +324,8 @@ static int32_t open_first(const wchar_t *path, DWORD rights, int32_t create, DWO
 {
     DWORD disposition = create == GIO_OPEN_EXISTING ? OPEN_EXISTING : create == GIO_OPEN_NEW ? CREATE_NEW : OPEN_ALWAYS;
 
-    *handle = CreateFileW(path, rights, SHARING, NULL, disposition, FILE_ATTRIBUTE_NORMAL | flags, NULL);
+    *handle = CreateFileW(path, rights, SHARING, NULL, disposition, FILE_ATTRIBUTE_NORMAL | GIO_NO_IMPERSONATION | flags,
+                          NULL);
     DWORD error = GetLastError();
     if (*handle == INVALID_HANDLE_VALUE) {
         DWORD attributes = error == ERROR_ACCESS_DENIED ? GetFileAttributesW(path) : INVALID_FILE_ATTRIBUTES;
