@@ -185,6 +185,35 @@ def test_a_file_is_replaced_once_it_was_looked_at(
 
 
 @not_on_windows("it has no mkfifo")
+@pytest.mark.timeout(60)
+def test_saving_waits_for_nobody(disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file cannot be written, and is opened to learn why; by then it is a pipe."""
+    path = disk_dir / "replaced"
+    monkeypatch.setenv("REPLACED", str(path))
+    path.write_bytes(b"file")
+    os.mkfifo(disk_dir / "replaced.planted")
+    refused = """
+        #include <errno.h>
+        int faccessat(int folder, const char *path, int mode, int flags)
+        {
+            plant();
+            errno = EACCES;
+            return -1;
+        }
+    """
+    script = """
+        import sys, gatherio as gio, numpy as np
+        try:
+            gio.save(sys.argv[1], np.zeros(10))
+        except OSError as error:
+            print(error.errno, error.filename == sys.argv[1])
+    """
+    told = run_python(script, path, under=shim(tmp_path, PLANTING + refused), timeout=30)
+    assert told == f"{errno.ENXIO} True\n"
+    assert stat.S_ISFIFO(path.stat().st_mode) and os.listdir(disk_dir) == ["replaced"]
+
+
+@not_on_windows("it has no mkfifo")
 @pytest.mark.parametrize("plant", ["a file", "link", "nothing"])
 def test_a_file_that_was_made_in_vain_is_removed_and_no_other(
     tmpfs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str

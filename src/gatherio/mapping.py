@@ -93,7 +93,8 @@ class Mapping:
     ------
     OSError
         The system's: FileNotFoundError, IsADirectoryError, PermissionError, ENODEV for what is no regular file,
-        ENOSPC; FileExistsError for a name that stands for something else; EOPNOTSUPP for what this system lacks.
+        ENOSPC; PermissionError for a name that another user has taken, FileExistsError for one that stands for
+        something else; EOPNOTSUPP for what this system lacks.
     ValueError
         An empty file and no size; a size beyond the end of a file that is not to be written; arguments that make no
         sense.
