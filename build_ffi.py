@@ -20,7 +20,7 @@ SYSTEMS = {
     "linux": ["backend_uring.c", "backend_threads.c", "os_linux.c", "copy_linux.c", "locks_linux.c", "mapping_linux.c"],
     "win32": ["backend_iocp.c", "os_windows.c", "copy_windows.c", "locks_windows.c", "mapping_windows.c"],
 }
-LIBRARIES = {"linux": [], "win32": ["advapi32"]}  # advapi32: privileges
+LIBRARIES = {"linux": [], "win32": ["advapi32"]}  # advapi32: privileges, owners and rights
 
 # Only the module's entry point is exported: nothing here can clash with another library's names.
 GCC = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"]

@@ -46,7 +46,9 @@ enum {
     GIO_E_TABLE_FULL = 0x20000015,  /* no more registrations in this queue */
     GIO_E_MISCOUNTED = 0x20000016,  /* io_uring tells wrong counts of transfers with this file system (FUSE) */
     GIO_E_NO_PROC = 0x20000017,     /* an open file cannot be opened once more: /proc is not mounted */
-    GIO_E_FIXED_SIZE = 0x20000018   /* a device: it has the size it has */
+    GIO_E_FIXED_SIZE = 0x20000018,  /* a device: it has the size it has */
+    GIO_E_OTHER_FILE = 0x20000019,  /* at the path is another file than the one that is meant */
+    GIO_E_FOREIGN = 0x2000001a      /* what has the name is another user's, or no shared memory */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };
@@ -171,6 +173,9 @@ void gio_system(gio_system_facts *facts);
 /* Pages. `nbytes` is rounded up to whole pages; the memory is zero, private, and starts on a huge page when it
  * may use them. GIO_HUGE_YES means huge pages for sure (MAP_HUGETLB, MEM_LARGE_PAGES) or an error. */
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
+/* Faults pages in for writing, and loses nothing that others write to them meanwhile. EACCES: the memory cannot be written.
+ * EFAULT: its file has become shorter, its disk is full, or there are no huge pages left. Before Linux 5.14, and on Windows,
+ * these end the process. */
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 /* What comes last is the thing itself, here and in what else frees: Python binds the rest beforehand, and no bytecode, in
  * which a signal could raise, stands between the end of an object and this. */
@@ -268,9 +273,10 @@ int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */
 void gio_event_free(gio_event *event);
 
 /* Sections: what can be mapped, a file or memory. Windows: the parts that are. The words are those of Windows.
- * `size` 0 is the file's. Memory is zero at first. A name is plain text in the system's own encoding, known to this user
- * only; who creates it (`created`) keeps others out until gio_section_publish. Such a call may wait for another process, and
- * be INTERRUPTED.
+ * `size` 0 is the file's. With `expected` no other file than that one is mapped, or touched: OTHER_FILE. NULL: any. Memory is
+ * zero at first. A name is plain text in the system's own encoding. It is this user's only, and what another user has put
+ * there is refused: FOREIGN. Who creates it (`created`) keeps others out until gio_section_publish. Such a call may wait for
+ * another process of this user, and be INTERRUPTED.
  * gio_section_reserve comes next: it makes a file that is shorter than `size` longer, with its space reserved, and gives new
  * memory its pages, a part at a time. INTERRUPTED: call it again, and it goes on. It never makes a file shorter, and writes
  * nothing.
@@ -286,6 +292,10 @@ typedef struct {
     int32_t created;      /* the memory is new */
     int32_t reserved;
 } gio_section_facts;
+typedef struct {
+    uint64_t device;
+    uint64_t inode;
+} gio_file_identity;
 enum { GIO_MAP_READ = 0, GIO_MAP_WRITE = 1, GIO_MAP_COPY = 2 };
 enum { GIO_MAP_EXECUTE = 1, GIO_MAP_RESERVE = 2, GIO_MAP_LARGE_PAGES = 4, GIO_MAP_NO_CACHE = 8 };
 enum {
@@ -295,8 +305,8 @@ enum {
     GIO_ADVICE_WILLNEED = 3,
     GIO_ADVICE_DONTNEED = 4
 };
-int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **section,
-                            gio_section_facts *facts);
+int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size,
+                            const gio_file_identity *expected, gio_section **section, gio_section_facts *facts);
 int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
                               gio_section **section, gio_section_facts *facts);
 int32_t gio_section_reserve(gio_section *section);

@@ -200,32 +200,38 @@ static void is_known_by(gio_section *section, const struct stat *status)
     section->inode = (uint64_t)status->st_ino;
 }
 
-int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **out,
-                            gio_section_facts *facts)
+static int32_t refuse_other_file(const struct stat *status, const gio_file_identity *expected)
+{
+    if (!S_ISREG(status->st_mode))
+        return S_ISDIR(status->st_mode) ? EISDIR : GIO_E_NO_FILE;
+    return expected && ((uint64_t)status->st_dev != expected->device || (uint64_t)status->st_ino != expected->inode)
+               ? GIO_E_OTHER_FILE
+               : 0;
+}
+
+int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size,
+                            const gio_file_identity *expected, gio_section **out, gio_section_facts *facts)
 {
     gio_section *section;
     struct stat status;
-    int32_t code;
+    int32_t code = flags & (GIO_MAP_NO_CACHE | GIO_MAP_LARGE_PAGES | GIO_MAP_RESERVE) ? EOPNOTSUPP : 0;
 
-    if (flags & (GIO_MAP_NO_CACHE | GIO_MAP_LARGE_PAGES | GIO_MAP_RESERVE))
-        return EOPNOTSUPP;
-    if (stat(path, &status) < 0) /* before it is opened: that would wait for the other end of a pipe */
-        return errno;
-    if (!S_ISREG(status.st_mode))
-        return S_ISDIR(status.st_mode) ? EISDIR : GIO_E_NO_FILE;
-    code = new_section(access, flags, &section);
+    if (code == 0 && size > INT64_MAX)
+        code = EFBIG;
+    if (code == 0 && stat(path, &status) < 0) /* looked at before it is opened, which may do something to a device */
+        code = errno;
+    if (code == 0)
+        code = refuse_other_file(&status, expected);
+    if (code == 0)
+        code = new_section(access, flags, &section);
     if (code)
         return code;
-    do
-        section->fd = open(path, (access == GIO_MAP_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    while (section->fd < 0 && errno == EINTR);
-    if (section->fd < 0 || fstat(section->fd, &status) < 0)
-        code = errno;
-    else if (!S_ISREG(status.st_mode))
-        code = GIO_E_NO_FILE;
-    else if (size == 0 && status.st_size == 0)
+    code = gio_open_checkable(path, access == GIO_MAP_WRITE ? O_RDWR : O_RDONLY, &section->fd, &status);
+    if (code == 0)
+        code = refuse_other_file(&status, expected); /* than the one that was looked at, perhaps */
+    if (code == 0 && size == 0 && status.st_size == 0)
         code = GIO_E_EMPTY;
-    else if (size > (uint64_t)status.st_size && access != GIO_MAP_WRITE)
+    if (code == 0 && size > (uint64_t)status.st_size && access != GIO_MAP_WRITE)
         code = GIO_E_BEYOND;
     if (code) {
         discard(section);
@@ -306,12 +312,29 @@ static void close_name(int fd)
     close(fd);
 }
 
-/* Nobody else's file, no link, no pipe: /dev/shm is everybody's. */
+/* Opens a name's file, where it must be one: /dev/shm is everybody's. A link, a socket, a file with a lease on it: not ours. */
+static int open_name(const char *path, int flags)
+{
+    int fd;
+    do
+        fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | flags, 0600);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static int32_t why_not_opened(int error)
+{
+    return error == ELOOP || error == ENXIO || error == EAGAIN ? GIO_E_FOREIGN : error;
+}
+
+/* Nobody else's file, and not one of ours to which somebody has given this name as well (link(2)). */
 static int32_t check_ours(int fd, struct stat *status)
 {
     if (fstat(fd, status) < 0)
         return errno;
-    return S_ISREG(status->st_mode) && status->st_uid == geteuid() && (status->st_mode & 077) == 0 ? 0 : EACCES;
+    return S_ISREG(status->st_mode) && status->st_uid == geteuid() && (status->st_mode & 077) == 0 && status->st_nlink < 2
+               ? 0
+               : GIO_E_FOREIGN;
 }
 
 static int still_has_the_name(const char *path, const struct stat *status)
@@ -364,7 +387,7 @@ static int is_in_use(int fd)
 static int remove_if_dead(const char *path)
 {
     struct stat status;
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int fd = open_name(path, 0);
     if (fd < 0)
         return 0;
     int in_use = is_in_use(fd);
@@ -462,11 +485,9 @@ static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone
     int32_t code;
 
     for (;;) {
-        int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (create ? O_CREAT : 0), 0600);
-        if (fd < 0 && errno == EINTR)
-            continue;
+        int fd = open_name(path, create ? O_CREAT : 0);
         if (fd < 0)
-            return errno == ELOOP ? EACCES : errno; /* a link: not ours */
+            return why_not_opened(errno);
         code = check_ours(fd, &status);
         if (code == 0)
             code = lock_byte(fd, GATE, F_WRLCK, 1);
@@ -498,17 +519,15 @@ static int32_t empty_new_name(int fd, int32_t flags, uint64_t size)
 /* The name's file once more, with locks of its own: by the name, and if somebody has taken that away, by /proc. */
 static int open_again(const gio_section *section)
 {
-    char path[40];
     struct stat status;
-    int fd = open(section->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int fd = open_name(section->name, 0);
 
     if (fd >= 0 && fstat(fd, &status) == 0 && (uint64_t)status.st_dev == section->device &&
         (uint64_t)status.st_ino == section->inode)
         return fd;
     if (fd >= 0)
         close(fd);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", section->fd);
-    return open(path, O_RDWR | O_CLOEXEC);
+    return gio_reopen(section->fd, O_RDWR);
 }
 
 static int32_t of_named_memory(const char *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
@@ -539,7 +558,7 @@ static int32_t of_named_memory(const char *name, int32_t create, int32_t access,
         code = errno;
     if (code) {
         if (alone)
-            unlink(path);
+            remove_name(path, section->fd);
         if (section->fd >= 0)
             close_name(section->fd);
         section->fd = -1;
@@ -638,6 +657,12 @@ void gio_section_free(gio_section *section)
     section->held = 0;
     settle(section);
     unlock_list();
+}
+
+static int is_shorter_than(gio_section *section, uint64_t end)
+{
+    struct stat status;
+    return section->cuttable && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end;
 }
 
 /* ---- space ------------------------------------------------------------------------------------------------------ */
@@ -812,6 +837,8 @@ int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset,
             code = errno;
         } else {
             code = gio_pages_prefault(mapped, nbytes);
+            if (code == EFAULT)
+                code = is_shorter_than(section, offset + nbytes) ? GIO_E_SHRUNK : ENOMEM;
             munmap(mapped, nbytes);
         }
     }
@@ -833,12 +860,6 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
 }
 
 /* ---- copies that survive a file's being cut ------------------------------------------------------------------- */
-
-static int is_shorter_than(gio_section *section, uint64_t end)
-{
-    struct stat status;
-    return section->cuttable && fstat(section->fd, &status) == 0 && (uint64_t)status.st_size < end;
-}
 
 /* In steps, for a call moves less than 2 GiB. */
 static int32_t copy(int32_t direction, int plainly, char *window, char *memory, uint64_t nbytes)

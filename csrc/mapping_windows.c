@@ -1,11 +1,15 @@
 /* mapping_windows.c: sections, and the windows that are mapped of them: CreateFileMapping, MapViewOfFile and their kin.
  *
  * Much of what mapping_linux.c has to build is the system's here: a section lives as long as a handle or a view of it
- * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE). Names
- * are in the Local\ namespace, that of one logon, with the default security: this user's.
+ * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE).
  *
  * What is left to do for names: whoever creates one fills it before others look. They wait at a mutex that goes with the
  * name, its gate; Windows gives a dead owner's mutex to the next.
+ *
+ * Names are in the Local\ namespace, that of one session. Services of several users share one, and so do programs started as
+ * another user (runas). So what we make belongs to this user, whatever the token's default owner is (of an administrator the
+ * group Administrators), and gives rights to nobody else; and what has the name already is asked for its owner, the gate before
+ * anybody waits at it. Another user can take a name first, and then we have none. He cannot have us use his memory, or use ours.
  *
  * FlushViewOfFile only begins to write: FlushFileBuffers after it waits for the disk. Copies in and out of a file go through
  * ReadProcessMemory and WriteProcessMemory on this very process: where the disk or the network fails under a mapped page,
@@ -115,9 +119,8 @@ static int32_t new_section(int32_t access, int32_t flags, gio_section **out)
     return 0;
 }
 
-static void tell(gio_section *section, uint64_t size, int32_t flags, int32_t created, gio_section_facts *facts)
+static void tell(uint64_t size, int32_t flags, int32_t created, gio_section_facts *facts)
 {
-    BY_HANDLE_FILE_INFORMATION information;
     SYSTEM_INFO system;
 
     GetSystemInfo(&system);
@@ -125,10 +128,16 @@ static void tell(gio_section *section, uint64_t size, int32_t flags, int32_t cre
     facts->size = size;
     facts->granularity = flags & GIO_MAP_LARGE_PAGES ? GetLargePageMinimum() : system.dwAllocationGranularity;
     facts->created = created;
-    if (section->file != INVALID_HANDLE_VALUE && GetFileInformationByHandle(section->file, &information)) {
-        facts->device = information.dwVolumeSerialNumber;
-        facts->inode = (uint64_t)information.nFileIndexHigh << 32 | information.nFileIndexLow;
-    }
+}
+
+static int32_t identify(HANDLE file, gio_file_identity *identity)
+{
+    BY_HANDLE_FILE_INFORMATION information;
+    if (!GetFileInformationByHandle(file, &information))
+        return (int32_t)GetLastError();
+    identity->device = information.dwVolumeSerialNumber;
+    identity->inode = (uint64_t)information.nFileIndexHigh << 32 | information.nFileIndexLow;
+    return 0;
 }
 
 static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HANDLE *file, uint64_t *size)
@@ -137,8 +146,8 @@ static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HAN
                    (flags & GIO_MAP_EXECUTE ? GENERIC_EXECUTE : 0);
     LARGE_INTEGER end;
 
-    *file = CreateFileW(path, rights, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL,
-                        NULL);
+    *file = CreateFileW(path, rights, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING,
+                        FILE_ATTRIBUTE_NORMAL | GIO_NO_IMPERSONATION, NULL);
     if (*file == INVALID_HANDLE_VALUE) {
         DWORD error = GetLastError();
         DWORD attributes = error == ERROR_ACCESS_DENIED ? GetFileAttributesW(path) : INVALID_FILE_ATTRIBUTES;
@@ -155,10 +164,11 @@ static int32_t open_file(const wchar_t *path, int32_t access, int32_t flags, HAN
 
 /* CreateFileMapping makes the file longer by itself, and fails where the disk is full. Should it fail behind that, the file
  * stays longer: to cut it would cut what somebody else has written there. */
-int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size, gio_section **out,
-                            gio_section_facts *facts)
+int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size,
+                            const gio_file_identity *expected, gio_section **out, gio_section_facts *facts)
 {
     gio_section *section;
+    gio_file_identity found = {0, 0};
     uint64_t before = 0;
     int32_t code = flags & (GIO_MAP_LARGE_PAGES | GIO_MAP_RESERVE) ? ERROR_NOT_SUPPORTED : 0;
 
@@ -167,6 +177,10 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
     if (code)
         return code;
     code = open_file(path, access, flags, &section->file, &before);
+    if (code == 0)
+        code = identify(section->file, &found);
+    if (code == 0 && expected && (found.device != expected->device || found.inode != expected->inode))
+        code = GIO_E_OTHER_FILE;
     if (code == 0 && size == 0 && before == 0)
         code = GIO_E_EMPTY;
     if (code == 0 && size > before && access != GIO_MAP_WRITE)
@@ -183,9 +197,80 @@ int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uin
         free(section);
         return code;
     }
-    tell(section, size, flags, 0, facts);
+    tell(size, flags, 0, facts);
+    facts->device = found.device;
+    facts->inode = found.inode;
     *out = section;
     return 0;
+}
+
+/* ---- names ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    union {
+        TOKEN_USER token;
+        uint8_t room[sizeof(TOKEN_USER) + SECURITY_MAX_SID_SIZE];
+    } user;
+    union {
+        ACL list;
+        uint8_t room[sizeof(ACL) + sizeof(ACCESS_ALLOWED_ACE) + SECURITY_MAX_SID_SIZE];
+    } rights;
+    SECURITY_DESCRIPTOR descriptor;
+    SECURITY_ATTRIBUTES attributes;
+} security;
+
+/* Whom the thread acts for: GetCurrentThreadEffectiveToken is his token, if it impersonates somebody. */
+static int32_t find_user(security *ours)
+{
+    DWORD length;
+    return GetTokenInformation(GetCurrentThreadEffectiveToken(), TokenUser, &ours->user, sizeof ours->user, &length)
+               ? 0
+               : (int32_t)GetLastError();
+}
+
+/* All rights for this user, who is the owner, none for anybody else, none inherited; handles that no child inherits. Not for
+ * SYSTEM either: nothing of Windows needs it. */
+static int32_t for_this_user_only(security *ours)
+{
+    SECURITY_DESCRIPTOR *descriptor = &ours->descriptor;
+    int32_t code = find_user(ours);
+
+    if (code)
+        return code;
+    if (!InitializeAcl(&ours->rights.list, sizeof ours->rights, ACL_REVISION) ||
+        !AddAccessAllowedAce(&ours->rights.list, ACL_REVISION, GENERIC_ALL, ours->user.token.User.Sid) ||
+        !InitializeSecurityDescriptor(descriptor, SECURITY_DESCRIPTOR_REVISION) ||
+        !SetSecurityDescriptorOwner(descriptor, ours->user.token.User.Sid, FALSE) ||
+        !SetSecurityDescriptorDacl(descriptor, TRUE, &ours->rights.list, FALSE) ||
+        !SetSecurityDescriptorControl(descriptor, SE_DACL_PROTECTED, SE_DACL_PROTECTED))
+        return (int32_t)GetLastError();
+    ours->attributes.nLength = sizeof ours->attributes;
+    ours->attributes.lpSecurityDescriptor = descriptor;
+    ours->attributes.bInheritHandle = FALSE;
+    return 0;
+}
+
+/* The handle has READ_CONTROL. */
+static int32_t check_ours(HANDLE object, security *ours)
+{
+    union {
+        SECURITY_DESCRIPTOR_RELATIVE descriptor;
+        uint8_t room[sizeof(SECURITY_DESCRIPTOR_RELATIVE) + SECURITY_MAX_SID_SIZE];
+    } found;
+    PSID owner = NULL;
+    BOOL by_default;
+    DWORD length;
+
+    if (!GetKernelObjectSecurity(object, OWNER_SECURITY_INFORMATION, &found, sizeof found, &length) ||
+        !GetSecurityDescriptorOwner(&found, &owner, &by_default))
+        return (int32_t)GetLastError();
+    return owner && EqualSid(owner, ours->user.token.User.Sid) ? 0 : GIO_E_FOREIGN;
+}
+
+/* Another user's object that gives us no rights, or an object of another kind: all kinds share the names. */
+static int32_t why_not_opened(DWORD error)
+{
+    return error == ERROR_ACCESS_DENIED || error == ERROR_INVALID_HANDLE ? GIO_E_FOREIGN : (int32_t)error;
 }
 
 static void object_name(wchar_t *out, const wchar_t *kind, const wchar_t *name)
@@ -199,18 +284,21 @@ static void object_name(wchar_t *out, const wchar_t *kind, const wchar_t *name)
 }
 
 /* Not longer than Python may be kept from signals. */
-static int32_t enter_gate(const wchar_t *name, HANDLE *gate)
+static int32_t enter_gate(const wchar_t *name, security *ours, HANDLE *gate)
 {
     wchar_t full[NAME_CAPACITY];
 
     object_name(full, L"gate-", name);
-    *gate = CreateMutexW(NULL, FALSE, full);
+    *gate = CreateMutexExW(&ours->attributes, full, 0, SYNCHRONIZE | MUTEX_MODIFY_STATE | READ_CONTROL);
     if (*gate == NULL)
-        return (int32_t)GetLastError();
-    DWORD result = WaitForSingleObject(*gate, WAIT_MS);
-    if (result == WAIT_OBJECT_0 || result == WAIT_ABANDONED)
-        return 0;
-    int32_t code = result == WAIT_TIMEOUT ? GIO_E_INTERRUPTED : (int32_t)GetLastError();
+        return why_not_opened(GetLastError());
+    int32_t code = check_ours(*gate, ours);
+    if (code == 0) {
+        DWORD result = WaitForSingleObject(*gate, WAIT_MS);
+        if (result == WAIT_OBJECT_0 || result == WAIT_ABANDONED)
+            return 0;
+        code = result == WAIT_TIMEOUT ? GIO_E_INTERRUPTED : (int32_t)GetLastError();
+    }
     CloseHandle(*gate);
     *gate = NULL;
     return code;
@@ -237,25 +325,29 @@ static int32_t open_named(gio_section *section, const wchar_t *name, int32_t cre
                           uint64_t size, int32_t *created)
 {
     wchar_t full[NAME_CAPACITY];
-    int32_t code = enter_gate(name, &section->gate);
+    security ours;
+    DWORD error;
+    int32_t code = for_this_user_only(&ours);
+
+    if (code == 0)
+        code = enter_gate(name, &ours, &section->gate);
     if (code)
         return code;
     object_name(full, L"name-", name);
     if (create) {
-        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, NULL, protection(access, flags) | section_flags(flags),
-                                             (DWORD)(size >> 32), (DWORD)size, full);
-        DWORD error = GetLastError();
-        if (section->handle == NULL)
-            return (int32_t)error;
+        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, &ours.attributes,
+                                             protection(access, flags) | section_flags(flags), (DWORD)(size >> 32),
+                                             (DWORD)size, full);
+        error = GetLastError();
         *created = error != ERROR_ALREADY_EXISTS;
     } else {
-        DWORD rights = SECTION_QUERY | (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
+        DWORD rights = SECTION_QUERY | READ_CONTROL |
+                       (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
                        (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0);
         section->handle = OpenFileMappingW(rights, FALSE, full);
-        if (section->handle == NULL)
-            return (int32_t)GetLastError();
+        error = GetLastError();
     }
-    return 0;
+    return section->handle ? check_ours(section->handle, &ours) : why_not_opened(error);
 }
 
 int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
@@ -288,7 +380,7 @@ int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, 
         free(section);
         return code;
     }
-    tell(section, created ? size : find_size(section->handle), flags, created, facts);
+    tell(created ? size : find_size(section->handle), flags, created, facts);
     if (!created)
         gio_section_publish(section);
     *out = section;

@@ -97,24 +97,40 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
     return 0;
 }
 
+/* MADV_POPULATE_WRITE, Linux 5.14: faults all in one call, or says why not. */
+static int32_t populate(void *begin, size_t nbytes)
+{
+    enum { POPULATE_WRITE = 23 };
+    int result;
+    do
+        result = madvise(begin, nbytes, POPULATE_WRITE);
+    while (result < 0 && (errno == EINTR || errno == EAGAIN));
+    return result < 0 ? errno : 0;
+}
+
+/* Another thread may be writing there: an atomic addition loses nothing of it, and changes nothing. The compiler is not to
+ * know of what: of an addition of 0 some make a load, which gives no page. */
+static void touch(char *begin, char *end, uint64_t page)
+{
+    volatile char nothing = 0;
+    for (char *at = begin; at < end; at += page)
+        __atomic_fetch_add(at, nothing, __ATOMIC_RELAXED);
+}
+
 int32_t gio_pages_prefault(void *address, uint64_t nbytes)
 {
-    enum { POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE, Linux 5.14: faults all in one call, or says why not */
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     char *begin = (char *)(uintptr_t)gio_round_down((uint64_t)(uintptr_t)address, page);
     char *end = (char *)(uintptr_t)gio_round_up((uint64_t)(uintptr_t)address + nbytes, page);
-    int result;
 
-    do
-        result = madvise(begin, (size_t)(end - begin), POPULATE_WRITE);
-    while (result < 0 && (errno == EINTR || errno == EAGAIN));
-    if (result == 0)
+    int32_t code = populate(begin, (size_t)(end - begin));
+    if (code == EINVAL && populate(begin, 0) == 0)
+        return EACCES; /* the kernel knows the call: it is the memory that does not take it */
+    if (code == EINVAL) {
+        touch(begin, end, page);
         return 0;
-    if (errno != EINVAL)
-        return errno == EFAULT || errno == EHWPOISON ? ENOMEM : errno;
-    for (volatile char *at = begin; at < (volatile char *)end; at += page)
-        *at = *at; /* a kernel before 5.14: touch each page, keep what is there */
-    return 0;
+    }
+    return code == EHWPOISON ? ENOMEM : code;
 }
 
 void gio_os_pages_free(void *address, uint64_t allocated)
@@ -299,7 +315,44 @@ static int open_retrying(const char *path, int flags)
     return fd;
 }
 
-/* A named pipe would block in open, and has no offsets: look before. */
+/* What is open once more: the same inode, whatever has its name by now. */
+int gio_reopen(int fd, int flags)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open_retrying(path, flags & ~(O_CREAT | O_EXCL));
+}
+
+/* Somebody has a lease on the file (F_SETLEASE in fcntl(2)), which the kernel has asked him to give up. That is waited for
+ * with the inode in hand, so that it is not a pipe that is waited for. */
+static int32_t open_behind_lease(const char *path, int flags, int *fd)
+{
+    struct stat status;
+    int held = open_retrying(path, O_PATH);
+
+    if (held < 0)
+        return errno;
+    int32_t code = fstat(held, &status) < 0 ? errno : S_ISREG(status.st_mode) ? 0 : EAGAIN;
+    if (code == 0 && (*fd = gio_reopen(held, flags)) < 0)
+        code = errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno;
+    close(held);
+    return code;
+}
+
+int32_t gio_open_checkable(const char *path, int flags, int *fd, struct stat *status)
+{
+    int32_t code = 0;
+    *fd = open_retrying(path, flags | O_NONBLOCK);
+    if (*fd < 0)
+        code = errno == EWOULDBLOCK ? open_behind_lease(path, flags, fd) : errno;
+    /* The flag has done its work: of a file that has it io_uring does not wait for the disk. */
+    if (code == 0 && (fstat(*fd, status) < 0 || fcntl(*fd, F_SETFL, 0) < 0))
+        code = errno;
+    return code;
+}
+
+/* Looked at before it is opened, for that may already do something: it rewinds a tape, and takes a pipe's other end out of its
+ * waiting. */
 static int32_t refuse_what_has_no_offsets(const struct stat *status)
 {
     if (S_ISDIR(status->st_mode))
@@ -307,7 +360,19 @@ static int32_t refuse_what_has_no_offsets(const struct stat *status)
     return S_ISREG(status->st_mode) || S_ISBLK(status->st_mode) ? 0 : ESPIPE;
 }
 
-/* Opens the ordinary descriptor. Does not truncate: that waits until nothing can fail any more. */
+/* A device was opened though it may not be ready, which O_NONBLOCK means there. Now that it is known to be one: as asked. */
+static int32_t open_device(int flags, int *fd)
+{
+    int opened = gio_reopen(*fd, flags);
+    if (opened < 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 /* no /proc */ : errno;
+    close(*fd);
+    *fd = opened;
+    return 0;
+}
+
+/* Opens the ordinary descriptor. Does not truncate: that waits until nothing can fail any more. What was looked at may have
+ * been replaced since, so what has been opened is looked at again. */
 static int32_t open_ordinary(const char *path, int flags, int32_t create, int *fd, int *created)
 {
     struct stat status;
@@ -317,33 +382,37 @@ static int32_t open_ordinary(const char *path, int flags, int32_t create, int *f
     if (create != GIO_OPEN_NEW && stat(path, &status) == 0 && (code = refuse_what_has_no_offsets(&status)) != 0)
         return code;
     if (create == GIO_OPEN_EXISTING) {
-        *fd = open_retrying(path, flags);
+        code = gio_open_checkable(path, flags, fd, &status);
     } else {
-        *fd = open_retrying(path, flags | O_CREAT | O_EXCL);
+        code = gio_open_checkable(path, flags | O_CREAT | O_EXCL, fd, &status);
         *created = *fd >= 0;
-        if (*fd < 0 && errno == EEXIST && create != GIO_OPEN_NEW)
-            *fd = open_retrying(path, flags | O_CREAT);
+        if (code == EEXIST && create != GIO_OPEN_NEW)
+            code = gio_open_checkable(path, flags | O_CREAT, fd, &status);
     }
-    if (*fd < 0)
-        return errno;
-    if (fstat(*fd, &status) < 0)
-        return errno;
-    return refuse_what_has_no_offsets(&status);
+    if (code == 0)
+        code = refuse_what_has_no_offsets(&status);
+    return code == 0 && S_ISBLK(status.st_mode) ? open_device(flags, fd) : code;
 }
 
 /* Opens the same inode again, for direct I/O. */
 static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *facts)
 {
-    char path[32];
     int32_t code = find_alignment(ordinary, facts);
 
     if (code)
         return code;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", ordinary);
-    *fd = open_retrying(path, flags | O_DIRECT);
+    *fd = gio_reopen(ordinary, flags | O_DIRECT);
     if (*fd >= 0)
         return 0;
     return errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno; /* the file is there: it is open */
+}
+
+/* Takes away what was made in vain; not what somebody has put there since. */
+static void remove_created(const char *path, int fd)
+{
+    struct stat status, now;
+    if (fstat(fd, &status) == 0 && lstat(path, &now) == 0 && now.st_dev == status.st_dev && now.st_ino == status.st_ino)
+        unlink(path);
 }
 
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
@@ -378,10 +447,10 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     if (code) {
         if (around >= 0)
             close(around);
+        if (ordinary >= 0 && created)
+            remove_created(path, ordinary);
         if (ordinary >= 0)
             close(ordinary);
-        if (ordinary >= 0 && created)
-            unlink(path);
         return code;
     }
     facts->created = created;
@@ -506,13 +575,11 @@ static int open_to_free(const gio_file *file)
 {
     int fd = (int)file->buffered_handle;
     struct stat status;
-    char path[32];
 
     if (fstat(fd, &status) < 0 || (uint64_t)status.st_size >= file->reserved_end ||
         !gio_leases_bind_all(file->file_system))
         return -1;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return open_retrying(path, O_WRONLY);
+    return gio_reopen(fd, O_WRONLY);
 }
 
 /* Whoever else has the file open is in the way. So is a request of io_uring's, which lets go of its file a moment after its

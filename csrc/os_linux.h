@@ -3,6 +3,13 @@
 #define GATHERIO_OS_LINUX_H
 
 #include <stdint.h>
+#include <sys/stat.h>
+
+/* Opens what may have become anything since it was looked at, and looks at it again: the caller is to judge `status`. It does
+ * not wait for the other end of a pipe. After an error *fd may be open. */
+int32_t gio_open_checkable(const char *path, int flags, int *fd, struct stat *status);
+/* What is open once more: the same inode, whatever has its name by now. -1 and errno as open(2). */
+int gio_reopen(int fd, int flags);
 
 /* Whatever it returns, the descriptor is closed: 0, or why what was written through it did not get to where it belongs. */
 int32_t gio_close_descriptor(int fd);

@@ -196,14 +196,13 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
     return *address ? 0 : (int32_t)GetLastError();
 }
 
-/* Committed memory cannot fail to be there; touching it brings it in. */
+/* Committed memory cannot fail to be there; touching it brings it in. Another thread may be writing there: an atomic addition
+ * of nothing loses nothing of it. */
 int32_t gio_pages_prefault(void *address, uint64_t nbytes)
 {
-    char *begin = address, *end = begin + nbytes;
-    for (volatile char *at = begin; at < (volatile char *)end; at += page_bytes())
-        *at = *at;
-    if (nbytes != 0)
-        *(volatile char *)(end - 1) = *(volatile char *)(end - 1);
+    char *begin = (char *)(uintptr_t)gio_round_down((uint64_t)(uintptr_t)address, page_bytes());
+    for (char *at = begin; at < (char *)address + nbytes; at += page_bytes())
+        InterlockedExchangeAdd((volatile LONG *)at, 0);
     return 0;
 }
 
@@ -325,7 +324,8 @@ static int32_t open_first(const wchar_t *path, DWORD rights, int32_t create, DWO
 {
     DWORD disposition = create == GIO_OPEN_EXISTING ? OPEN_EXISTING : create == GIO_OPEN_NEW ? CREATE_NEW : OPEN_ALWAYS;
 
-    *handle = CreateFileW(path, rights, SHARING, NULL, disposition, FILE_ATTRIBUTE_NORMAL | flags, NULL);
+    *handle = CreateFileW(path, rights, SHARING, NULL, disposition, FILE_ATTRIBUTE_NORMAL | GIO_NO_IMPERSONATION | flags,
+                          NULL);
     DWORD error = GetLastError();
     if (*handle == INVALID_HANDLE_VALUE) {
         DWORD attributes = error == ERROR_ACCESS_DENIED ? GetFileAttributesW(path) : INVALID_FILE_ATTRIBUTES;

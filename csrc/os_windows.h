@@ -34,6 +34,8 @@ void gio_overlapped_free(gio_overlapped_call *call);
 /* os_windows.c, for the files beside it. */
 int32_t gio_enable_privilege(const wchar_t *name);
 int32_t gio_set_end(HANDLE handle, uint64_t size);
+/* To CreateFile, whose path may be, or lead to, a pipe: its server learns who we are, and may not act for us. */
+enum { GIO_NO_IMPERSONATION = SECURITY_SQOS_PRESENT | SECURITY_IDENTIFICATION };
 enum { GIO_FOLDER_NOT_SUPPORTED = 336 }; /* ERROR_DIRECTORY_NOT_SUPPORTED of <winerror.h>; older headers lack it */
 
 #endif

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -27,15 +28,19 @@ from oracle import (
     fault,
     fifo,
     handle_mode,
+    needs_root,
     not_on_windows,
     pages,
     placed,
     press_ctrl_c,
+    require,
     run_python,
+    shim,
     strace,
     target,
     words,
 )
+from peers import Peer
 from this_process import comes_down, handle_count
 
 import gatherio as gio
@@ -106,6 +111,187 @@ def test_a_fifo_is_refused_without_waiting_for_its_other_end(disk_dir: Path, mod
     with fifo(disk_dir) as path, pytest.raises(OSError) as caught:
         gio.open(path, mode)
     assert caught.value.errno == errno.ESPIPE
+
+
+# Once it was looked at, what stands beside it as *.planted is put into its place. What is looked at, shims say.
+PLANTING = """
+    #include <dlfcn.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/stat.h>
+    #include <sys/vfs.h>
+    static void plant(void)
+    {
+        char planted[4096];
+        snprintf(planted, sizeof planted, "%s.planted", getenv("REPLACED"));
+        rename(planted, getenv("REPLACED"));
+    }
+"""
+AFTER_A_LOOK = """
+    int stat(const char *path, struct stat *told)
+    {
+        int (*look)(const char *, struct stat *) = dlsym(RTLD_NEXT, "stat");
+        int result = look(path, told);
+        if (strcmp(path, getenv("REPLACED")) == 0)
+            plant();
+        return result;
+    }
+"""
+ONCE_OPEN = """
+    int fstatfs(int fd, struct statfs *told)
+    {
+        int (*look)(int, struct statfs *) = dlsym(RTLD_NEXT, "fstatfs");
+        plant();
+        return look(fd, told);
+    }
+"""
+OPENING = """
+    import sys, gatherio as gio
+    try:
+        gio.open(sys.argv[1], sys.argv[2], direct=True if sys.argv[2] == "x" else None)
+        print("opened")
+    except OSError as error:
+        print(error.errno, error.filename == sys.argv[1])
+"""
+
+
+@not_on_windows("it has no mkfifo")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("mode", ["r", "r+", "w", "w+"])
+@pytest.mark.parametrize("plant", ["fifo", "socket", "device", "folder"])
+def test_a_file_is_replaced_once_it_was_looked_at(
+    disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str, mode: str
+) -> None:
+    """Nobody is waited for, and nothing is done to it."""
+    path, planted = disk_dir / "replaced", disk_dir / "replaced.planted"
+    monkeypatch.setenv("REPLACED", str(path))
+    if plant == "folder":
+        planted.mkdir()
+    else:
+        path.write_bytes(b"file")
+    if plant == "fifo":
+        os.mkfifo(planted)
+    elif plant == "socket":
+        with socket.socket(socket.AF_UNIX) as bind:
+            bind.bind(str(planted))
+    elif plant == "device":
+        planted.symlink_to("/dev/zero")
+    told = run_python(OPENING, path, mode, under=shim(tmp_path, PLANTING + AFTER_A_LOOK), timeout=30)
+    number, named = told.split()
+    assert int(number) in {"folder": [errno.EISDIR], "device": [errno.ESPIPE]}.get(plant, [errno.ESPIPE, errno.ENXIO])
+    assert named == "True" and not planted.exists()
+    assert path.exists() and not path.is_file()
+
+
+@not_on_windows("it has no mkfifo")
+@pytest.mark.timeout(60)
+def test_saving_waits_for_nobody(disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file cannot be written, and is opened to learn why; by then it is a pipe."""
+    path = disk_dir / "replaced"
+    monkeypatch.setenv("REPLACED", str(path))
+    path.write_bytes(b"file")
+    os.mkfifo(disk_dir / "replaced.planted")
+    refused = """
+        #include <errno.h>
+        int faccessat(int folder, const char *path, int mode, int flags)
+        {
+            plant();
+            errno = EACCES;
+            return -1;
+        }
+    """
+    script = """
+        import sys, gatherio as gio, numpy as np
+        try:
+            gio.save(sys.argv[1], np.zeros(10))
+        except OSError as error:
+            print(error.errno, error.filename == sys.argv[1])
+    """
+    told = run_python(script, path, under=shim(tmp_path, PLANTING + refused), timeout=30)
+    assert told == f"{errno.ENXIO} True\n"
+    assert stat.S_ISFIFO(path.stat().st_mode) and os.listdir(disk_dir) == ["replaced"]
+
+
+@not_on_windows("it has no mkfifo")
+@pytest.mark.parametrize("plant", ["a file", "link", "nothing"])
+def test_a_file_that_was_made_in_vain_is_removed_and_no_other(
+    tmpfs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    path, planted, other = tmpfs_dir / "replaced", tmpfs_dir / "replaced.planted", tmpfs_dir / "other"
+    monkeypatch.setenv("REPLACED", str(path))
+    other.write_bytes(b"other")
+    if plant == "a file":
+        planted.write_bytes(b"planted")
+    elif plant == "link":
+        planted.symlink_to(other)
+    told = run_python(OPENING, path, "x", under=shim(tmp_path, PLANTING + ONCE_OPEN), timeout=30)
+    assert told == f"{errno.EINVAL} True\n"  # no direct I/O
+    assert path.is_symlink() == (plant == "link") and path.exists() == (plant != "nothing")
+    assert other.read_bytes() == b"other"
+
+
+@not_on_windows("it has no leases")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("mode", ["r", "r+", "w", "mapped"])
+def test_who_has_a_lease_is_waited_for(disk_dir: Path, mode: str) -> None:
+    """As by any open(2): a file server, or somebody who gives back reserved space, has asked to be told."""
+    path = disk_dir / "file"
+    path.write_bytes(words(0, PAGE))
+    with Peer() as holder:
+        holder.do("import fcntl, os, signal")
+        holder.do(f"fd = os.open({str(path)!r}, os.O_RDWR); told = []")
+        holder.do(
+            "def tell(*_):\n    told.append(os.pread(fd, 8, 8))\n    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n"
+        )
+        holder.do("signal.signal(signal.SIGIO, tell); fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)")
+        with gio.Mapping(path) if mode == "mapped" else gio.open(path, mode) as opened:
+            assert holder.do("told") == [words(8, 8).tobytes()]
+            assert opened.size == (0 if mode == "w" else PAGE)
+
+
+@not_on_windows("it has no such flag")
+@pytest.mark.parametrize("mode", ["r", "r+", "w", "w+", "x", "x+"])
+def test_nothing_is_left_of_how_a_file_was_opened(folder: Path, direct: bool | None, mode: str) -> None:
+    """O_NONBLOCK would have io_uring and others answer EAGAIN."""
+    path = folder / "file"
+    if mode[0] != "x":
+        path.write_bytes(b"here")
+    with gio.open(path, mode, direct=direct), gio.Mapping(path, size=100):
+        descriptors = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+        ours = [fd for fd in descriptors if os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(path)]
+        assert len(ours) >= 2
+        for fd in ours:
+            text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+            flags = int(re.search(r"^flags:\t(\d+)$", text, re.M)[1], 8)  # type: ignore[index]
+            assert not flags & os.O_NONBLOCK and flags & os.O_CLOEXEC
+
+
+@needs_root("a loop device")
+@not_on_windows("it has no loop devices")
+def test_a_device_is_opened_as_one_that_is_ready(disk_dir: Path, tmp_path: Path) -> None:
+    """Not as with O_NONBLOCK, by which a drive without a medium opens."""
+    image, losetup = disk_dir / "image", require("losetup", "mount")
+    image.write_bytes(words(0, MIB))
+    device = subprocess.run(
+        [losetup, "--find", "--show", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    script = """
+        import sys, gatherio as gio
+        for mode, direct in (("r", None), ("r+", None), ("r+", False), ("w+", False)):
+            with gio.open(sys.argv[1], mode, direct=direct) as f:
+                array = gio.zeros(8192, "u1")
+                f.read_at(array, 4096).result()
+                print(f.size, bytes(array[:8]).hex())
+    """
+    log = tmp_path / "log"
+    try:
+        told = run_python(script, device, under=strace(log, "-y", "-e", "trace=open,openat,preadv2,close"))
+        assert told == f"{MIB} {words(4096, 8).tobytes().hex()}\n" * 4
+    finally:
+        subprocess.run([losetup, "--detach", device], check=True)
+    reopened = re.findall(rf'openat\(AT_FDCWD\S*, "/proc/self/fd/\d+", (\S+)\) = \d+<{device}', log.read_text())
+    assert len(reopened) >= 4 and not any("O_NONBLOCK" in flags for flags in reopened)
 
 
 @pytest.mark.parametrize("mode", ["", "a", "rb", "wb", "rw", "R", "r ", "w++"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import math
 import mmap
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import FOREVER, KIB, MIB, ON_WINDOWS, PAGE, needs_root, not_on_windows, not_under_wine, run_python
+from oracle import FOREVER, KIB, MIB, ON_WINDOWS, PAGE, needs_root, not_on_windows, not_under_wine, run_python, shim
 from this_process import resident, virtual
 
 import gatherio as gio
@@ -320,6 +321,112 @@ def test_prefault_of_any_array() -> None:
     assert pages_in_memory(array[100:-100]) > 0
     gio.prefault(np.empty(0))
     gio.prefault(np.empty(()))
+
+
+# A kernel before 5.14. And another thread writes to a page in the very moment in which it is touched: the page is
+# read-only until that is tried, and then each of its bytes has got one more.
+SOMEBODY_WRITES = """
+    #include <errno.h>
+    #include <signal.h>
+    #include <stdint.h>
+    #include <stdlib.h>
+    #include <sys/mman.h>
+    #include <unistd.h>
+    static uintptr_t begin, end;
+    int madvise(void *address, size_t nbytes, int advice) { errno = EINVAL; return -1; }
+    static void write_there(int number, siginfo_t *info, void *context)
+    {
+        uintptr_t page = sysconf(_SC_PAGESIZE), at = (uintptr_t)info->si_addr / page * page;
+        if (at < begin || at >= end)
+            abort();
+        mprotect((void *)at, page, PROT_READ | PROT_WRITE);
+        for (char *byte = (char *)at; byte < (char *)at + page; byte++)
+            ++*byte;
+    }
+    void watch(char *address, size_t nbytes)
+    {
+        struct sigaction action = {.sa_sigaction = write_there, .sa_flags = SA_SIGINFO};
+        begin = (uintptr_t)address;
+        end = begin + nbytes;
+        sigaction(SIGSEGV, &action, NULL);
+        mprotect(address, nbytes, PROT_READ);
+    }
+"""
+
+
+@not_on_windows("it has no LD_PRELOAD")
+def test_where_pages_are_touched_nothing_of_others_is_lost(tmp_path: Path) -> None:
+    script = """
+        import ctypes, gatherio as gio, numpy as np
+        from test_pages import mapping_of
+        PAGE = gio.pages.PAGE_SIZE
+        watch = ctypes.CDLL(None).watch
+        watch.argtypes = ctypes.c_void_p, ctypes.c_size_t
+        a = gio.empty(64 * PAGE, "u1", huge_pages=False)
+        a[...] = np.arange(a.size) % 251
+        watch(a.ctypes.data, a.nbytes)
+        gio.prefault(a[100:-100])
+        wrong = np.flatnonzero(a != np.arange(a.size) % 251 + 1)
+        assert not wrong.size, wrong
+        b = gio.empty(4 << 20, "u1", huge_pages=False, prefault=False)
+        assert mapping_of(b)["Anonymous"] == "0 kB"
+        gio.prefault(b)
+        assert mapping_of(b)["Anonymous"] == "4096 kB" and not b.any()
+    """
+    run_python(script, under=shim(tmp_path, SOMEBODY_WRITES))
+
+
+def test_a_read_only_array_of_a_file_is_not_faulted_in(disk_dir: Path) -> None:
+    path = disk_dir / "file"
+    path.write_bytes(bytes(8 * PAGE))
+    with gio.Mapping(path, "r") as m:
+        for array in (m.array(8 * PAGE, "u1"), np.memmap(path, "u1", "r")):
+            with pytest.raises(ValueError, match="read-only"):
+                gio.prefault(array)
+    with gio.Mapping(path, "c") as m:
+        gio.prefault(m.array(8 * PAGE, "u1"))
+    gio.prefault(np.memmap(path, "u1", "r+"))
+    read_only = gio.zeros(PAGE, "u1")
+    read_only.flags.writeable = False
+    gio.prefault(read_only)
+    assert path.read_bytes() == bytes(8 * PAGE)
+
+
+@not_on_windows("it touches the pages, and does not cut a mapped file")
+def test_what_cannot_be_faulted_in_is_an_error(disk_dir: Path) -> None:
+    """A read-only mapping, whatever the array says; a file that was cut; nothing at all."""
+    script = """
+        import ctypes, mmap, os, sys, gatherio as gio, numpy as np
+        PAGE = gio.pages.PAGE_SIZE
+        def tell(array):
+            try:
+                gio.prefault(array)
+                print("faulted in")
+            except (OSError, MemoryError) as error:
+                print(type(error).__name__, getattr(error, "errno", ""))
+        libc = ctypes.CDLL(None)
+        a = gio.zeros(4 * PAGE, "u1")
+        assert libc.mprotect(ctypes.c_void_p(a.ctypes.data), a.nbytes, mmap.PROT_READ) == 0
+        tell(a)
+        path = sys.argv[1]
+        for make in (lambda: np.memmap(path, "u1", "r+"), lambda: gio.Mapping(path).array(8 * PAGE, "u1")):
+            with open(path, "wb") as file:
+                file.write(bytes(8 * PAGE))
+            array = make()
+            tell(array)
+            os.truncate(path, 3 * PAGE)
+            tell(array)
+            tell(array[: 2 * PAGE])
+        hole = gio.empty(4 * PAGE, "u1", prefault=False)
+        assert libc.munmap(ctypes.c_void_p(hole.ctypes.data + PAGE), PAGE) == 0
+        tell(hole)
+    """
+    (disk_dir / "file").touch()
+    assert run_python(script, disk_dir / "file").splitlines() == [
+        f"PermissionError {errno.EACCES}",
+        *["faulted in", f"OSError {errno.EFAULT}", "faulted in"] * 2,
+        "MemoryError ",
+    ]
 
 
 @not_on_windows("it has no transparent huge pages")

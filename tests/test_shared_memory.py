@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import multiprocessing
 import os
 import pickle
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -15,14 +17,31 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from oracle import FOREVER, KIB, MIB, assert_same_bytes, not_on_windows, run_python, strace, words
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import (
+    FOREVER,
+    KIB,
+    MIB,
+    assert_same_bytes,
+    needs_root,
+    not_on_windows,
+    run_python,
+    shim,
+    strace,
+    words,
+)
 from peers import Peer, PeerError
 
 import gatherio as gio
+from gatherio import sections
+from gatherio.sections import HEADER_BYTES
 
+NOBODY = 65534
 on_linux = not_on_windows("it has no files in /dev/shm")
 needs_fork = not_on_windows("it has no fork")
 no_fork_warning = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -237,6 +256,251 @@ def test_the_file_behind_a_name_was_replaced(name: str, path: Path) -> None:
             gio.Mapping.open(name)
 
 
+# --- what a name says it stands for ---
+
+SIZE, DEVICE, INODE, FLAGS, LENGTH = range(1, 6)
+
+
+def say(m: gio.Mapping, changes: dict[int, int], path: bytes | None = None) -> None:
+    """Another program of this user changes what the name stands for."""
+    assert m._holder is not None
+    window = sections._start(m._holder)
+    fields = list(sections._LAYOUT.unpack_from(window))
+    if path is not None:
+        window[sections._LAYOUT.size :][: len(path)] = np.frombuffer(path, np.uint8)
+        fields[LENGTH] = len(path)
+    for field, value in changes.items():
+        fields[field] = value
+    sections._LAYOUT.pack_into(window, 0, *fields)
+
+
+def inventory(folder: Path) -> dict[str, tuple[int, int]]:
+    return {entry.name: (entry.stat().st_size, entry.stat().st_ino) for entry in folder.iterdir()}
+
+
+BIG = [0, 2**63 - HEADER_BYTES, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+@pytest.mark.parametrize("what", ["memory", "file"])
+@pytest.mark.parametrize(
+    "changes",
+    [{SIZE: size} for size in BIG]
+    + [{FLAGS: flags} for flags in (16, 1 << 15, 1 << 31, 2**32 - 1)]
+    + [{DEVICE: 0, INODE: 0, LENGTH: 9}, {DEVICE: 1}, {INODE: 2**64 - 1, LENGTH: 0}]
+    + [{LENGTH: length} for length in (HEADER_BYTES - 39, 2**31, 2**32 - 1)],
+    ids=str,
+)
+def test_a_damaged_name_is_refused(name: str, path: Path, what: str, changes: dict[int, int]) -> None:
+    """Whatever stands there, and whatever is written behind the path: no number is too large."""
+    target, size = (path, None) if what == "file" else (None, 1000)
+    with gio.Mapping(target, size=size, name=name) as m:
+        say(m, changes)
+        before = inventory(path.parent)
+        for access in ("r", "r+", "c"):
+            with pytest.raises((ValueError, OSError)):
+                gio.Mapping.open(name, access)  # type: ignore[arg-type]
+        with pytest.raises((ValueError, OSError)):
+            gio.Mapping(target, size=size, name=name)
+        assert inventory(path.parent) == before
+    assert_same_bytes(path.read_bytes(), words(0, 100_001))
+
+
+PATHS = [b"file", b"./file", b"..", b".", b"/", b"\0", b"\xff\xfe", b"x" * 5000, b"CON"]
+
+
+@pytest.mark.parametrize(
+    "behind", [b"", b"\0tail", b"\xff\xfe", b"/below", b"/", b"/../file", b"x" * 300, b"/x" * 9000]
+)
+def test_a_path_that_leads_elsewhere(name: str, path: Path, monkeypatch: pytest.MonkeyPatch, behind: bytes) -> None:
+    """Relative ones would lead to another file from each working directory, and a longer one must not end at a NUL."""
+    monkeypatch.chdir(path.parent)
+    with gio.Mapping(path, name=name) as m:
+        before = inventory(path.parent)
+        for said in [*PATHS, os.fsencode(path)]:
+            if said + behind == os.fsencode(path):
+                continue
+            say(m, {SIZE: 200_000}, said + behind)
+            with pytest.raises((ValueError, OSError)):
+                gio.Mapping.open(name)
+        assert inventory(path.parent) == before
+        say(m, {}, os.fsencode(path))
+        gio.Mapping.open(name).close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            SIZE: st.sampled_from([1, 100_001, 100_002, *BIG]) | st.integers(2**50, 2**64 - 1),
+            DEVICE: st.integers(0, 2**64 - 1),
+            INODE: st.integers(0, 2**64 - 1),
+            FLAGS: st.integers(0, 2**32 - 1),
+            LENGTH: st.integers(0, 100) | st.integers(0, 2**32 - 1),
+        },
+    ),
+    path_says=st.none() | st.binary(max_size=40),
+    access=st.sampled_from(["r", "r+", "c"]),
+)
+def test_any_damage_is_an_error_or_the_file(
+    fields: dict[int, int], path_says: bytes | None, access: Any, tmp_path: Path
+) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(words(0, 100_001))
+    other.write_bytes(b"other")
+    with gio.Mapping(file, name=f"damage-{os.getpid()}") as m:
+        say(m, fields, path_says)
+        try:
+            with gio.Mapping.open(f"damage-{os.getpid()}", access) as again:
+                assert os.path.samefile(os.fspath(again.path or ""), file)
+        except (ValueError, OSError):
+            pass
+    gc.collect()
+    assert other.read_bytes() == b"other" and file.stat().st_size in (100_001, 100_002)
+
+
+@pytest.mark.parametrize("access", ["r", "r+", "c"])
+def test_another_file_at_the_path_is_not_touched(name: str, path: Path, access: Any) -> None:
+    """It is the identity that counts, and it is looked at before anything is made longer."""
+    other = path.with_name("other")
+    with gio.Mapping(path, name=name) as m:
+        for content in (b"", b"short", bytes(300_000)):
+            other.write_bytes(content)
+            before = inventory(path.parent)
+            for size in (1, 200_000, 2**40):
+                say(m, {SIZE: size}, os.fsencode(other))
+                with pytest.raises(OSError, match="another file") as caught:
+                    gio.Mapping.open(name, access)
+                assert caught.value.errno == errno.ESTALE
+            assert inventory(path.parent) == before and other.read_bytes() == content
+        say(m, {SIZE: 100_001, INODE: os.stat(other).st_ino}, os.fsencode(path))
+        with pytest.raises(OSError, match="another file"):
+            gio.Mapping.open(name, access)
+    assert_same_bytes(path.read_bytes(), words(0, 100_001))
+
+
+def test_the_right_file_is_made_as_long_as_it_was(name: str, path: Path) -> None:
+    with gio.Mapping(path, name=name) as m:
+        say(m, {SIZE: 150_000})
+        with gio.Mapping.open(name) as again:
+            assert again.size == 150_000 == path.stat().st_size
+            assert_same_bytes(again.read(0, 100_001), words(0, 100_001))
+
+
+@on_linux
+@pytest.mark.timeout(60)
+def test_what_is_no_file_at_the_path_is_not_even_opened(name: str, path: Path, tmp_path: Path) -> None:
+    """Opening alone rewinds a tape, starts a watchdog, and wakes who waits at a pipe."""
+    os.mkfifo(path.with_name("fifo"))
+    with socket.socket(socket.AF_UNIX) as bind:
+        bind.bind(str(path.with_name("socket")))
+    path.with_name("other").write_bytes(b"other")
+    path.with_name("other-link").symlink_to("other")
+    path.with_name("zero-link").symlink_to("/dev/zero")
+    path.with_name("loop-link").symlink_to("loop-link")
+    plants = ["fifo", "socket", "other", "other-link", "zero-link", "loop-link", "."]
+    script = """
+        import sys, gatherio as gio
+        for access in ("r", "r+", "c"):
+            try:
+                gio.Mapping.open(sys.argv[1], access)
+            except OSError as error:
+                print(type(error).__name__, error.errno)
+    """
+    with gio.Mapping(path, name=name) as m:
+        for plant in [*plants, "/dev/ptmx"]:
+            log = tmp_path / "log"
+            at = os.path.normpath(path.parent / plant)
+            say(m, {SIZE: 200_000}, os.fsencode(at))
+            assert run_python(script, name, under=strace(log, "-e", "trace=open,openat")).count("\n") == 3
+            assert f'"{at}"' not in log.read_text()
+        path.rename(path.with_name("moved"))
+        path.symlink_to("moved")  # it is the file all the same
+        say(m, {SIZE: 100_001}, os.fsencode(path))
+        with gio.Mapping.open(name) as again:
+            assert_same_bytes(again.read(0), words(0, 100_001))
+    assert path.with_name("other").read_bytes() == b"other"
+
+
+# After it was looked at, something else is put into the place of a file: what stands beside it as *.planted.
+REPLACED_ONCE_LOOKED_AT = """
+    #include <dlfcn.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <sys/stat.h>
+    int stat(const char *path, struct stat *told)
+    {
+        int (*look)(const char *, struct stat *) = dlsym(RTLD_NEXT, "stat");
+        int result = look(path, told);
+        char planted[4096];
+        if (strstr(path, "replaced")) {
+            snprintf(planted, sizeof planted, "%s.planted", path);
+            rename(planted, path);
+        }
+        return result;
+    }
+"""
+
+
+@on_linux
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("plant", ["fifo", "another file", "link", "socket", "device"])
+@pytest.mark.parametrize("access", ["r", "r+", "c"])
+def test_what_was_looked_at_is_replaced(name: str, disk_dir: Path, tmp_path: Path, plant: str, access: str) -> None:
+    path, planted, other = disk_dir / "replaced", disk_dir / "replaced.planted", disk_dir / "other"
+    path.write_bytes(bytes(1000))
+    other.write_bytes(b"other")
+    script = """
+        import sys, gatherio as gio
+        for _ in range(2):
+            try:
+                gio.Mapping.open(*sys.argv[1:])
+                print("opened")
+            except OSError as error:
+                print(error.errno)
+    """
+    with gio.Mapping(path, name=name) as m:
+        say(m, {SIZE: 100_000 if access == "r+" else 1})
+        if plant == "fifo":
+            os.mkfifo(planted)
+        elif plant == "link":
+            planted.symlink_to(other)
+        elif plant == "socket":
+            with socket.socket(socket.AF_UNIX) as bind:
+                bind.bind(str(planted))
+        elif plant == "device":
+            planted.symlink_to("/dev/zero")
+        else:
+            planted.write_bytes(b"planted")
+        outcome = run_python(script, name, access, under=shim(tmp_path, REPLACED_ONCE_LOOKED_AT), timeout=30).split()
+    assert not planted.exists() and not planted.is_symlink()
+    known = {"fifo": errno.ENODEV, "device": errno.ENODEV, "socket": errno.ENXIO}.get(plant, errno.ESTALE)
+    again = errno.ENODEV if plant in ("fifo", "device", "socket") else errno.ESTALE
+    assert outcome == [str(known), str(again)]
+    assert other.read_bytes() == b"other"
+    if plant == "another file":
+        assert path.read_bytes() == b"planted"
+
+
+def test_a_name_is_read_once(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who changes it meanwhile changes nothing for who has read it."""
+    other = path.with_name("other")
+    other.write_bytes(b"other")
+    true_copy = sections.Section.copy
+    with gio.Mapping(path, name=name) as m:
+
+        def copy_and_change(self: Any, direction: int, *rest: Any) -> int:
+            code = true_copy(self, direction, *rest)
+            say(m, {SIZE: 2**64 - 1, FLAGS: 2**32 - 1, INODE: 1}, os.fsencode(other))
+            return code
+
+        monkeypatch.setattr(sections.Section, "copy", copy_and_change)
+        with gio.Mapping.open(name) as again:
+            assert again.size == 100_001 and again.path == str(path)
+        monkeypatch.undo()
+    assert other.read_bytes() == b"other"
+
+
 # --- which names ---
 
 
@@ -265,16 +529,175 @@ def test_names_that_are_taken() -> None:
 # --- rights ---
 
 
-@on_linux
-def test_names_are_this_users_alone(name: str, path: Path) -> None:
-    umask = os.umask(0)
+@contextlib.contextmanager
+def acting_as(user: int) -> Iterator[None]:
+    """What the core takes for this user is the effective one."""
+    before = os.geteuid()
+    os.seteuid(user)
     try:
-        for what, size in ((None, 10), (path, None)):
-            with gio.Mapping(what, size=size, name=name):
-                status = place(name).stat()
-                assert stat.S_IMODE(status.st_mode) == 0o600 and status.st_uid == os.geteuid()
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@on_linux
+@pytest.mark.parametrize("mask", [0, 0o077, 0o277, 0o777])
+@pytest.mark.parametrize("who", ["this user", "nobody"])
+def test_names_are_this_users_alone(name: str, path: Path, mask: int, who: str) -> None:
+    if who == "nobody" and os.geteuid() != 0:
+        pytest.skip("acting as somebody else needs root")
+    path.parent.chmod(0o777)
+    path.chmod(0o666)
+    umask = os.umask(mask)
+    try:
+        with acting_as(NOBODY if who == "nobody" else os.geteuid()):
+            for what, size in ((None, 10), (path, None)):
+                with gio.Mapping(what, size=size, name=name) as m, gio.Mapping.open(name) as again:
+                    status = place(name).stat()
+                    assert stat.S_IMODE(status.st_mode) == 0o600 and status.st_uid == os.geteuid()
+                    m.write(b"x", 5)
+                    assert again.read(5, 1) == b"x"
     finally:
         os.umask(umask)
+
+
+@on_linux
+@pytest.mark.timeout(60)
+@needs_root("making what belongs to somebody else")
+@pytest.mark.parametrize(
+    ("plant", "whose"),
+    [("file", NOBODY), ("second link", 0)]
+    + [
+        (kind, user)
+        for kind in ("fifo", "socket", "device", "link", "link to nothing", "folder")
+        for user in (0, NOBODY)
+    ],
+)
+def test_what_stands_in_the_way_is_refused_and_left_alone(name: str, path: Path, plant: str, whose: int) -> None:
+    """By root, too: /dev/shm is everybody's. Also a second link to a file of root's own, which anybody could make there
+    but for fs.protected_hardlinks."""
+    at, precious = place(name), Path("/dev/shm") / f"precious-{name}"
+    precious.write_bytes(b"precious")
+    precious.chmod(0o600)
+    try:
+        if plant == "file":
+            at.write_bytes(b"planted")
+        elif plant == "fifo":
+            os.mkfifo(at)
+        elif plant == "socket":
+            with socket.socket(socket.AF_UNIX) as bind:
+                bind.bind(str(at))
+        elif plant == "device":
+            os.mknod(at, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero
+        elif plant == "second link":
+            os.link(precious, at)
+        elif plant == "folder":
+            at.mkdir()
+        else:
+            at.symlink_to(precious if plant == "link" else "/dev/shm/nowhere-at-all")
+        if plant != "second link":
+            os.chown(at, whose, whose, follow_symlinks=False)
+            if plant not in ("link", "link to nothing"):
+                at.chmod(0o600)
+        before = at.lstat()
+        for use in (
+            lambda: gio.Mapping(None, size=10, name=name),
+            lambda: gio.Mapping(path, name=name),
+            lambda: gio.Mapping.open(name),
+        ):
+            with pytest.raises(IsADirectoryError if plant == "folder" else PermissionError) as caught:
+                use()
+            assert caught.value.filename == name
+        for _ in range(20):  # who makes another name clears away what the dead have left, and not this
+            gio.Mapping(None, size=10, name=f"{name}-other").close()
+        after = at.lstat()
+        assert (after.st_ino, after.st_mode, after.st_size) == (before.st_ino, before.st_mode, before.st_size)
+        assert precious.read_bytes() == b"precious" and not Path("/dev/shm/nowhere-at-all").exists()
+    finally:
+        precious.unlink()
+        if plant == "folder":
+            at.rmdir()
+        elif at.is_symlink() or at.exists():
+            at.unlink()
+
+
+@on_linux
+@needs_root("making what belongs to somebody else")
+@pytest.mark.parametrize("plant", ["file", "fifo", "link", "nothing"])
+def test_a_name_is_taken_away_while_it_is_used(name: str, plant: str) -> None:
+    """Its windows are of the memory there was, and closing takes away nothing that somebody else has put there."""
+    at, precious = place(name), Path("/dev/shm") / f"precious-{name}"
+    precious.write_bytes(bytes(70_000))
+    try:
+        with gio.Mapping(None, size=1000, name=name) as m, gio.Mapping.open(name) as other:
+            at.unlink()
+            if plant == "file":
+                at.write_bytes(bytes(70_000))
+            elif plant == "fifo":
+                os.mkfifo(at)
+            elif plant == "link":
+                at.symlink_to(precious)
+            if plant != "nothing":
+                os.chown(at, NOBODY, NOBODY, follow_symlinks=False)
+            m.write(b"mine", 0)
+            assert other.array(4, "u1").tobytes() == b"mine"
+        if plant != "nothing":
+            assert at.lstat().st_uid == NOBODY
+            at.unlink()
+        assert not any(precious.read_bytes())
+    finally:
+        precious.unlink()
+
+
+# When a name is about to be locked it is taken away, and somebody else's file stands there.
+REPLACED_AT_THE_GATE = """
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+    int fcntl(int fd, int command, ...)
+    {
+        static int (*real)(int, int, ...);
+        static int done;
+        va_list list;
+        va_start(list, command);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        if (!real)
+            real = dlsym(RTLD_NEXT, "fcntl");
+        if (command == F_OFD_SETLKW && !done++) {
+            unlink(getenv("PLACE"));
+            int planted = open(getenv("PLACE"), O_RDWR | O_CREAT | O_EXCL, 0600);
+            write(planted, "planted", 7);
+            fchown(planted, 65534, 65534);
+            close(planted);
+        }
+        return real(fd, command, argument);
+    }
+"""
+
+
+@on_linux
+@needs_root("making what belongs to somebody else")
+@pytest.mark.parametrize("there", ["nothing", "ours"])
+def test_a_name_is_replaced_while_it_is_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    monkeypatch.setenv("PLACE", str(place(name)))
+    script = """
+        import sys, gatherio as gio
+        try:
+            gio.Mapping(None, size=10, name=sys.argv[1])
+        except PermissionError as error:
+            print(error.filename)
+    """
+    mine = gio.Mapping(None, size=10, name=name) if there == "ours" else None
+    assert run_python(script, name, under=shim(tmp_path, REPLACED_AT_THE_GATE)) == f"{name}\n"
+    if mine:
+        mine.close()
+    assert place(name).read_bytes() == b"planted"
+    place(name).unlink()
 
 
 @on_linux

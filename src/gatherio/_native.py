@@ -44,6 +44,9 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_NOT_LOCKED: "there is no lock of exactly this range",
     lib.GIO_E_NO_FILE: "only regular files can be mapped, and memory",
     lib.GIO_E_FIXED_SIZE: "a device has the size it has: nothing of it can be reserved, and its length cannot be set",
+    lib.GIO_E_OTHER_FILE: "another file has taken the place of that which the name stands for",
+    lib.GIO_E_FOREIGN: "what has this name is another user's, or no shared memory of gatherio's: take another name, or "
+    "have it removed",
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
     lib.GIO_E_NO_PROC: "/proc is not mounted here, and through it alone the file can be opened once more, which direct "
     "I/O and locks need; mount it: mount -t proc proc /proc",
@@ -60,6 +63,8 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_MAPPED: errno.EBUSY,
     lib.GIO_E_NO_FILE: errno.ENODEV,
     lib.GIO_E_FIXED_SIZE: errno.EINVAL,
+    lib.GIO_E_OTHER_FILE: errno.ESTALE,
+    lib.GIO_E_FOREIGN: errno.EACCES,
     lib.GIO_E_SHRUNK: errno.EIO,
     lib.GIO_E_LOCKED: errno.EACCES,
     lib.GIO_E_NOT_LOCKED: errno.EINVAL,
@@ -101,7 +106,12 @@ _WINDOWS_NUMBERS: Final[dict[int, int]] = {
     1784: errno.ENOMEM,  # ERROR_INVALID_USER_BUFFER
 }
 # What Windows says where a rule of ours says no before it is asked.
-_WINDOWS_CODES: Final[dict[int, int]] = {lib.GIO_E_LOCKED: 33, lib.GIO_E_NOT_LOCKED: 158, lib.GIO_E_MAPPED: 1224}
+_WINDOWS_CODES: Final[dict[int, int]] = {
+    lib.GIO_E_LOCKED: 33,
+    lib.GIO_E_NOT_LOCKED: 158,
+    lib.GIO_E_MAPPED: 1224,
+    lib.GIO_E_FOREIGN: 5,
+}
 if sys.platform == "win32":
     _KINDS[33] = LockedError  # ERROR_LOCK_VIOLATION, of a transfer
 

@@ -339,7 +339,7 @@ if sys.platform != "win32":
             self._check_kind(found)
             if not os.access(self.base, os.W_OK, dir_fd=self.folder, effective_ids=True):
                 # Opening it tells why: no right, a read-only mount, an immutable file.
-                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe by now, perhaps
                 _close(os.open(self.base, flags, dir_fd=self.folder))
             return found
 

@@ -705,6 +705,8 @@ def open(
         other `File` objects, of this process too, and other programs (on Linux with OFD or POSIX locks, fcntl(2)); not
         so POSIX locks of this process, which no other way of reading and writing here sees either. That costs some
         0.4 us on a local file system, and a network round trip on some others. On Windows the system asks, always.
+        On Linux anybody who may read a file can hold a shared lock on it, for as long as he likes, and writers fail
+        with LockedError meanwhile: take False where strangers may read the file, and their locks are not to count.
     tuning : dict or False, optional
         None: the settings that ``gatherio tune`` has stored for the file's device, if any. A dict gives settings:
         ``request_size``, ``depth`` (of the shared queue; with `queue` that queue's own count), ``registered`` (memory

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from . import records
 from ._native import begin_to_end, check, closed, ffi, lib
 from .pages import is_anonymous, refuse_masked
-from .sections import HEADER_BYTES, Header, Section, checked_name, find, hold
+from .sections import HEADER_BYTES, SIZE_MAX, Header, Section, checked_name, find, hold
 
 __all__ = ["Mapping"]
 
@@ -54,7 +54,6 @@ WINDOW_BYTES: Final = 1 << 30
 _COMMIT_BYTES: Final = 1 << 28
 #: Windows that stay mapped with no array in them.
 WINDOWS_KEPT: Final = 8
-_SIZE_MAX: Final = 2**63 - 1 - HEADER_BYTES
 
 
 class Mapping:
@@ -94,7 +93,8 @@ class Mapping:
     ------
     OSError
         The system's: FileNotFoundError, IsADirectoryError, PermissionError, ENODEV for what is no regular file,
-        ENOSPC; FileExistsError for a name that stands for something else; EOPNOTSUPP for what this system lacks.
+        ENOSPC; PermissionError for a name that another user has taken, FileExistsError for one that stands for
+        something else; EOPNOTSUPP for what this system lacks.
     ValueError
         An empty file and no size; a size beyond the end of a file that is not to be written; arguments that make no
         sense.
@@ -145,8 +145,8 @@ class Mapping:
         if size is None and path is None:
             raise ValueError("memory needs a size")
         size = None if size is None else operator.index(size)
-        if size is not None and not 0 < size <= _SIZE_MAX:
-            raise ValueError(f"a mapping has 1 to {_SIZE_MAX} bytes, not {size}")
+        if size is not None and not 0 < size <= SIZE_MAX:
+            raise ValueError(f"a mapping has 1 to {SIZE_MAX} bytes, not {size}")
         if path is not None and (reserve or large_pages):
             raise ValueError("reserve and large_pages are for memory, not for files")
         if reserve and large_pages:
@@ -186,12 +186,19 @@ class Mapping:
 
     @classmethod
     def open(cls, name: str, access: Access = "r+", *, execute: bool = False) -> Mapping:
-        """Open what somebody has given a name to.
+        """Open what a program of this user has given a name to.
 
         Raises
         ------
         FileNotFoundError
-            There is no such name.
+            There is no such name, or no more the file that it stands for.
+        PermissionError
+            Another user has taken the name, or it is no shared memory.
+        OSError
+            Another file has taken the place of that which the name stands for (ESTALE); nothing is done to it. The
+            memory has become shorter (EIO), or the file, and cannot be made as long as it was.
+        ValueError
+            What the name stands for cannot be told: another program has written there.
         """
         checked_name(name)
         mapping = cls.__new__(cls)
@@ -209,10 +216,9 @@ class Mapping:
         else:
             path = os.fsdecode(found.path)
             self.path = self._whole_path = path
-            self._section = Section.of_file(path, self._access, self._flags, found.size)
+            identity = found.device, found.inode
+            self._section = Section.of_file(path, self._access, self._flags, found.size, identity)
             self.size = self._section.size
-            if self._section.identity != (found.device, found.inode):
-                raise OSError(errno.ESTALE, f"another file has taken the place of that which {name!r} stands for", name)
         self._ready()
 
     @contextlib.contextmanager

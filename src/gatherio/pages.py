@@ -8,6 +8,7 @@ to the disk.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import operator
@@ -21,7 +22,7 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import deadline_ns, describe, ffi, is_over, lib
+from ._native import deadline_ns, describe, ffi, is_over, lib, os_error
 from .errors import AllocationError, PoolError, TimeoutError
 
 __all__ = ["Pool", "asaligned", "empty", "empty_like", "full", "is_aligned", "prefault", "zeros"]
@@ -130,22 +131,36 @@ def prefault(array: Array) -> None:
     Parameters
     ----------
     array : ndarray
-        Contiguous, of any shape and dtype, on memory that may be written.
+        Contiguous, of any shape and dtype, on memory that may be written. Other threads may write to it meanwhile.
 
     Raises
     ------
     MemoryError
         The system has not enough memory.
+    OSError
+        Of a mapped file: it has become shorter than the array, or its disk is full (EFAULT); it is mapped for reading
+        only (EACCES).
+    ValueError
+        A read-only array of a mapped file.
 
     Notes
     -----
-    One call of madvise(2) with MADV_POPULATE_WRITE (Linux 5.14); on Windows each page is touched. The GIL is released.
+    One call of madvise(2) with MADV_POPULATE_WRITE (Linux 5.14). Before that, and on Windows, each page is touched by
+    an atomic addition of 0: where a mapped file has been cut, or is mapped for reading only though the array is
+    writeable, that ends the process as any write does. The GIL is released.
     """
     if array.nbytes == 0:
         return
+    if not (array.flags.writeable or is_anonymous(array)):
+        raise ValueError("a read-only array of a mapped file cannot be faulted in to be written")
     code = lib.gio_pages_prefault(ffi.cast("void *", array.ctypes.data), array.nbytes)
     if code:
-        raise MemoryError(f"cannot fault in {array.nbytes} bytes: {describe(code)}")
+        text = f"cannot fault in {array.nbytes} bytes: {describe(code)}"
+        if code == errno.EACCES:
+            raise os_error(code, f"{text}: the memory cannot be written")
+        if code == errno.EFAULT and not is_anonymous(array):
+            raise os_error(code, f"{text}: a mapped file has become shorter than that, or its disk is full")
+        raise MemoryError(text)
 
 
 _fault_in: Final = prefault  # where a parameter has the other name

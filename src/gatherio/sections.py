@@ -3,6 +3,11 @@
 A section is a file or a piece of memory. A name is a piece of memory, too, which the system knows by that name: it
 begins with a header that says what the name stands for, the memory behind the header or a file, which whoever opens
 the name then opens himself. So both systems have one kind of name, with the length of what it stands for.
+
+Who may write the header is this user alone: the core opens nothing that is another's (mode and owner of the file in
+/dev/shm; access list and owner of Windows' object). But every program of this user may write there, by mistake as well.
+So it is read once, and checked before anything is done by it. Of a file it names the core looks at the identity before
+it touches it.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import numpy.typing as npt
 from ._native import check, encode_name, encode_path, error, ffi, lib
 from .pages import is_anonymous
 
-__all__ = ["HEADER_BYTES", "Header", "Section", "checked_name", "find", "hold"]
+__all__ = ["HEADER_BYTES", "SIZE_MAX", "Header", "Section", "checked_name", "find", "hold"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -29,6 +34,10 @@ HEADER_BYTES: Final = 64 * 1024
 _NAME_MAX: Final = 200
 _LAYOUT: Final = struct.Struct("<8sQQQII")
 _MAGIC: Final = b"gioName\x01"
+_PATH_MAX: Final = HEADER_BYTES - _LAYOUT.size
+#: Bytes of a mapping: offsets are signed 64-bit numbers, and the header lies before the data.
+SIZE_MAX: Final = 2**63 - 1 - HEADER_BYTES
+_FLAGS: Final = lib.GIO_MAP_EXECUTE | lib.GIO_MAP_RESERVE | lib.GIO_MAP_LARGE_PAGES | lib.GIO_MAP_NO_CACHE
 
 
 class Section:
@@ -45,10 +54,14 @@ class Section:
         self._is_memory = self.identity == (0, 0)
 
     @classmethod
-    def of_file(cls, path: Path, access: int, flags: int, size: int) -> Section:
+    def of_file(
+        cls, path: Path, access: int, flags: int, size: int, expected: tuple[int, int] | None = None
+    ) -> Section:
+        """A file; if one is expected, by device and inode, that one or none."""
         encoded = encode_path(path)
         place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
-        code = lib.gio_section_of_file(encoded, access, flags, size, place, facts)
+        identity = ffi.NULL if expected is None else ffi.new("gio_file_identity *", expected)
+        code = lib.gio_section_of_file(encoded, access, flags, size, identity, place, facts)
         if code == lib.GIO_E_EMPTY:
             raise ValueError(f"an empty file cannot be mapped, unless a size makes it longer: {path!r}")
         if code == lib.GIO_E_BEYOND:
@@ -177,7 +190,7 @@ def find(name: str) -> tuple[Section, Header]:
 
 def _write(holder: Section, wanted: Header) -> None:
     raw = _LAYOUT.pack(_MAGIC, wanted.size, wanted.device, wanted.inode, wanted.flags, len(wanted.path)) + wanted.path
-    if len(raw) > HEADER_BYTES:
+    if len(wanted.path) > _PATH_MAX:
         raise ValueError(f"the path of the file is too long for a name: {len(wanted.path)} bytes")
     window = _start(holder)
     if wanted.flags & lib.GIO_MAP_RESERVE:
@@ -200,8 +213,36 @@ def _read(holder: Section, name: str) -> Header:
         raw = start.tobytes()
     if not raw.startswith(_MAGIC):
         raise ValueError(f"somebody else's memory has the name {name!r}: it does not begin as gatherio's does")
+    found = _parse(raw, name)
+    if not found.path and holder.size < HEADER_BYTES + found.size:
+        raise error(lib.GIO_E_SHRUNK, f"the memory has {holder.size} bytes, for {found.size}", name)
+    return found
+
+
+def _parse(raw: bytes, name: str) -> Header:
+    """What a header says, if a mapping could have written it."""
     _, size, device, inode, flags, length = _LAYOUT.unpack_from(raw)
-    path = raw[_LAYOUT.size : _LAYOUT.size + length]
-    if not path and holder.size < HEADER_BYTES + size:
-        raise error(lib.GIO_E_SHRUNK, f"the memory has {holder.size} bytes, for {size}", name)
+    path = raw[_LAYOUT.size :][:length]
+    wrong = None
+    if not 0 < size <= SIZE_MAX:
+        wrong = f"a size of {size} bytes"
+    elif flags & ~_FLAGS:
+        wrong = f"flags that this version does not know ({flags:#x})"
+    elif length > _PATH_MAX:
+        wrong = f"a path of {length} bytes"
+    elif (length != 0) != ((device, inode) != (0, 0)):
+        wrong = "a file without its identity, or the reverse"
+    elif length and not _is_absolute(path):
+        wrong = f"no absolute path of a file: {path[:100]!r}"
+    if wrong is not None:
+        raise ValueError(f"what the name {name!r} stands for is damaged: it gives {wrong}")
     return Header(size, device, inode, flags, path)
+
+
+def _is_absolute(path: bytes) -> bool:
+    """Whether it is a path as `os.path.abspath` gives it: the same file from every working directory."""
+    try:
+        name = os.fsdecode(path)
+    except UnicodeDecodeError:  # Windows' paths are UTF-8 here
+        return False
+    return "\0" not in name and os.path.abspath(name) == name
