@@ -33,7 +33,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .npy import _descr, _parse_fields
+from ._npy_header import HEADER_MAX, descr_of, parse_fields, short
 from .pages import refuse_masked
 
 __all__ = ["HEADER_BYTES", "MAGIC", "Record", "decode", "encode"]
@@ -47,8 +47,6 @@ _HEADER: Final = struct.Struct("<8sHHIQII")
 HEADER_BYTES: Final = _HEADER.size
 #: Where an array's data begins is a multiple of this: the widest vector loads, and a cache line.
 _ALIGNMENT: Final = 64
-#: As for .npy headers: thousands of fields fit, and parsing it stays far below a second.
-_DESCRIPTION_MAX: Final = 1 << 20
 _STR: Final = frozenset({str})
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -143,7 +141,7 @@ def _check_odd_keys(found: dict[Any, Any]) -> None:
 
 
 def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
-    descr = _descr(obj.dtype)
+    descr = descr_of(obj.dtype)
     # numpy makes room for a character where a scalar has none.
     array = np.asarray(obj) if obj.nbytes else np.ndarray(obj.shape, obj.dtype)
     fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
@@ -151,8 +149,8 @@ def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
         array = array.copy("C")
     fields = {"descr": descr, "fortran_order": fortran_order, "shape": array.shape}
     text = repr(fields).encode("utf-8")
-    if len(text) > _DESCRIPTION_MAX - _ALIGNMENT:
-        raise ValueError(f"the dtype needs a description of {len(text)} bytes, more than {_DESCRIPTION_MAX}")
+    if len(text) > HEADER_MAX - _ALIGNMENT:
+        raise ValueError(f"the dtype needs a description of {len(text)} bytes, more than {HEADER_MAX}")
     padding = -(HEADER_BYTES + len(text)) % _ALIGNMENT
     return Record(ARRAY, text + b" " * padding, flat_bytes(array))
 
@@ -190,7 +188,7 @@ def decode(read: Callable[[int, Bytes], None], available: int, allow_pickle: boo
             f"the record {where} is pickled, and unpickling runs whatever its writer wanted: allow_pickle=True if you "
             "trust whoever can write there"
         )
-    if described > _DESCRIPTION_MAX or described + nbytes > available - HEADER_BYTES:
+    if described > HEADER_MAX or described + nbytes > available - HEADER_BYTES:
         raise ValueError(f"a torn record {where}: it claims {described} + {nbytes} bytes of {available} that there are")
     description = np.empty(described, np.uint8)
     read(HEADER_BYTES, description)
@@ -213,8 +211,10 @@ def _room_for(kind: int, description: bytes, nbytes: int) -> tuple[Any, Bytes]:
     """The array that is to be filled, if it is one, and the bytes to fill."""
     if kind != ARRAY:
         return None, np.empty(nbytes, np.uint8)
-    shape, fortran_order, dtype = _parse_fields(description, (3, 0), "its description")
+    shape, fortran_order, dtype = parse_fields(description, (3, 0), "its description")
     if math.prod(shape) * dtype.itemsize != nbytes:
-        raise ValueError(f"{nbytes} bytes of data are none of shape {shape} and dtype {dtype}")
+        raise ValueError(
+            f"{nbytes} bytes of data are none of shape {short(shape)} with items of {dtype.itemsize} bytes"
+        )
     array: npt.NDArray[Any] = np.ndarray(shape, dtype, order="F" if fortran_order else "C")
     return array, flat_bytes(array)
