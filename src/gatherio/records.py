@@ -26,6 +26,7 @@ import math
 import pickle
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -47,6 +48,8 @@ _HEADER: Final = struct.Struct("<8sHHIQII")
 HEADER_BYTES: Final = _HEADER.size
 #: Where an array's data begins is a multiple of this: the widest vector loads, and a cache line.
 _ALIGNMENT: Final = 64
+#: Python's own bound, which its first versions of 3.10 do not have.
+_DIGITS_MAX: Final = 4300
 _STR: Final = frozenset({str})
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -141,9 +144,8 @@ def _check_odd_keys(found: dict[Any, Any]) -> None:
 
 
 def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
-    descr = descr_of(obj.dtype)
-    # numpy makes room for a character where a scalar has none.
-    array = np.asarray(obj) if obj.nbytes else np.ndarray(obj.shape, obj.dtype)
+    array = _plain(obj)
+    descr = descr_of(array.dtype)
     fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
     if not fortran_order and not array.flags.c_contiguous:
         array = array.copy("C")
@@ -153,6 +155,16 @@ def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
         raise ValueError(f"the dtype needs a description of {len(text)} bytes, more than {HEADER_MAX}")
     padding = -(HEADER_BYTES + len(text)) % _ALIGNMENT
     return Record(ARRAY, text + b" " * padding, flat_bytes(array))
+
+
+def _plain(obj: npt.NDArray[Any] | np.generic) -> npt.NDArray[Any]:
+    """What is in memory, whatever a subclass says of itself."""
+    if isinstance(obj, np.generic):
+        dtype: np.dtype[Any] = np.generic.dtype.__get__(obj)
+        if dtype.itemsize == 0:  # numpy makes room for a character where a scalar has none
+            nothing: npt.NDArray[Any] = np.ndarray((), dtype)
+            return nothing
+    return np.asarray(obj)
 
 
 def decode(read: Callable[[int, Bytes], None], available: int, allow_pickle: bool, where: str) -> Any:
@@ -201,10 +213,35 @@ def decode(read: Callable[[int, Bytes], None], available: int, allow_pickle: boo
         raise ValueError(f"a torn record {where}: its checksum is another one (it is being written, or was left half)")
     if kind == ARRAY:
         return result
+    return _from_json(data, where) if kind == JSON else _from_pickle(data, where)
+
+
+def _from_json(data: Bytes, where: str) -> Any:
     try:
-        return json.loads(data.tobytes()) if kind == JSON else pickle.loads(data.data)
+        return json.loads(str(data.data, "ascii"), parse_int=_PARSE_INT)
+    except RecursionError:
+        wrong = "it is nested too deeply"
+    except ValueError as error:  # which holds the whole text
+        wrong = str(error)
+    raise ValueError(f"the record {where} is no JSON that can be read: {wrong}")
+
+
+def _from_pickle(data: Bytes, where: str) -> Any:
+    try:
+        return pickle.loads(data.data)
     except RecursionError as error:
         raise ValueError(f"the record {where} is nested too deeply") from error
+
+
+def _bounded_int(digits: str) -> int:
+    """As every Python since 3.10.7 has it: the time that digits take grows with the square of their number."""
+    if len(digits) > _DIGITS_MAX:
+        raise ValueError(f"a number has {len(digits)} digits, and {_DIGITS_MAX} are read at most")
+    return int(digits)
+
+
+#: None leaves numbers to json, which is much faster.
+_PARSE_INT: Final = None if hasattr(sys, "get_int_max_str_digits") else _bounded_int
 
 
 def _room_for(kind: int, description: bytes, nbytes: int) -> tuple[Any, Bytes]:
