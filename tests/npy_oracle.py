@@ -28,6 +28,13 @@ def data_offset_of(path: Path) -> int:
     return start + int(struct.unpack(field, raw[8:start])[0])
 
 
+def npy_bytes(text: str | bytes, version: tuple[int, int] = (1, 0), length: int | None = None) -> bytes:
+    """A .npy file up to its data, with this text as the header."""
+    raw = text if isinstance(text, bytes) else text.encode("utf-8" if version == (3, 0) else "latin1")
+    field = "<H" if version == (1, 0) else "<I"
+    return b"\x93NUMPY" + bytes(version) + struct.pack(field, len(raw) if length is None else length) + raw
+
+
 def filled(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array whose bytes differ, also where the dtype has padding."""
     dtype = np.dtype(dtype)

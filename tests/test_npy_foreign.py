@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from npy_oracle import assert_same, filled
+from npy_oracle import assert_same, filled, npy_bytes
 
 import gatherio as gio
 
@@ -20,13 +19,6 @@ MIB = 1 << 20
 
 
 # --- files that others wrote ---
-
-
-def npy_bytes(text: str | bytes, version: tuple[int, int] = (1, 0), length: int | None = None) -> bytes:
-    """A .npy file up to its data, with this text as the header."""
-    raw = text if isinstance(text, bytes) else text.encode("utf-8" if version == (3, 0) else "latin1")
-    field = "<H" if version == (1, 0) else "<I"
-    return b"\x93NUMPY" + bytes(version) + struct.pack(field, len(raw) if length is None else length) + raw
 
 
 GOOD = "{'descr': '<i4', 'fortran_order': False, 'shape': (3,), }"
@@ -46,6 +38,10 @@ GOOD_DATA = np.arange(3, dtype="<i4")
         "{'descr': u'<i4', 'fortran_order': False,\n 'shape': (3,)}\n",
         "{'descr': '\\x3ci4', 'fortran_order': False, 'shape': (3 ,) }",
         "{'descr': ('<i4'), 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': U'<i4', 'fortran_order': False, 'shape': ( 3 , ) ,\n}",
+        "{'descr': 'int32', 'fortran_order': False, 'shape': (3,)} \t\n  \n\r\n",
+        r"{'descr': '\u003ci\064', 'fort\x72an_order': False, 'shape': (3,)}",
+        '\t{\t"shape"\t:\t(\t3\t,\t)\t,\t"fortran_order"\t:\tFalse\t,\t"descr"\t:\t"<i4"\t}\t',
     ],
 )
 def test_headers_as_others_write_them(text: str, version: tuple[int, int], quick_dir: Path) -> None:
@@ -53,6 +49,38 @@ def test_headers_as_others_write_them(text: str, version: tuple[int, int], quick
     path.write_bytes(npy_bytes(text, version) + GOOD_DATA.tobytes())
     assert_same(np.load(path), GOOD_DATA)
     assert_same(gio.load(path), GOOD_DATA)
+
+
+@pytest.mark.parametrize(
+    "descr",
+    [
+        "[('a', '<i4')]",
+        "[ ( 'a' , '<i4' , ) , ]",
+        "[('a', '<i2', 2)]",
+        "[('a', '<i2', (2,)), ]",
+        "[('a', '<i2', (2, 1, ), ), ]",
+        "[('a', ('<i2', (2,)))]",
+        "[('a', [('b', '<i2'), ('c', '<i2')], ()), ]",
+        "[('a', ([('b', '<i2', (2, 1))]))]",
+        "[('', '|V1'), ('a', 'u1'), ('', '|V2')]",
+        "[((u'title', u'a'), '<i4')]",
+        "[((None, 'a'), '<i4')]",
+        r"[((b'ti\x74le\'\377', 'a'), '<i4')]",
+        "[((17, 'a'), '<i2'), ((0, 'b'), '<i2')]",
+        "[(('title' , 'a' , ) , [('b', '<M8'  , (0,)), ('c', '|S4')])]",
+        "[('a', [('a', [('a', '<U1')])])]",
+        r"[('it\'s \\', 'S1'), ('\x00\377\n', '?'), ('\ud800', 'b'), ('\\N{DIGIT ONE}', 'B')]",
+        "[('a', []), ('b', '=f'), ('c', '|V0')]",
+        "[('a', 'half'), ('b', 'uint16')]",
+    ],
+)
+def test_fields_as_others_write_them(descr: str, quick_dir: Path) -> None:
+    path = quick_dir / "a.npy"
+    path.write_bytes(npy_bytes(with_shape("(3,)", descr)) + GOOD_DATA.tobytes())
+    expected = np.load(path)
+    loaded = gio.load(path)
+    assert_same(loaded, expected)
+    assert loaded.dtype.descr == expected.dtype.descr
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
@@ -165,6 +193,43 @@ HOSTILE_TEXTS = {
     "fields of 4 GiB": with_shape("(3,)", "[('a','|V2147483647'), ('b','|V2147483647'), ('c','|V9')]"),
     "a type beyond 64 bits": with_shape("(3,)", "'|V99999999999999999999'"),
     "a field twice": with_shape("(3,)", "[('a', '<i4'), ('a', '<i4')]"),
+    "a field and a title of one name": with_shape("(3,)", "[(('a', 'b'), '<i4'), ('a', '<i4')]"),
+    "a key twice": GOOD[:-1] + "'shape': (2,)}",
+    "a list of types in a string": with_shape("(1,)", "'i4,i4'"),
+    "a list of one type in a string": with_shape("(3,)", "'<i4,'"),
+    "a list of types in a field": with_shape("(1,)", "[('a', 'i4,i4')]"),
+    "a shape in a field's string": with_shape("(1,)", "[('a', '2i4')]"),
+    "a size modulo 2**32": with_shape("(3,)", "'|S4294967300'"),
+    "a number of characters modulo 2**30": with_shape("(3,)", "'<U1073741825'"),
+    "a size with a sign": with_shape("(3,)", "'|V+4'"),
+    "a time of no length": with_shape("(1,)", "'<M8[0s]'"),
+    "a time with a divisor": with_shape("(1,)", "'<M8[s/2]'"),
+    "bytes for a type": with_shape("(3,)", "b'<i4'"),
+    "bytes for a name": with_shape("(3,)", "[(b'a', '<i4')]"),
+    "bytes for a key": GOOD.replace("'shape'", "b'shape'"),
+    "a list for a field": with_shape("(3,)", "[['a', '<i4']]"),
+    "a string for a field": with_shape("(3,)", "['ab']"),
+    "a name that is a number": with_shape("(3,)", "[(1, '<i4')]"),
+    "a title that is a float": with_shape("(3,)", "[((1.5, 'a'), '<i4')]"),
+    "a title of bytes beyond ascii": with_shape("(3,)", "[((b'é', 'a'), '<i4')]"),
+    "a title of bytes with a character": with_shape("(3,)", r"[((b'\u0041', 'a'), '<i4')]"),
+    "a name of three parts": with_shape("(3,)", "[(('a', 'b', 'c'), '<i4')]"),
+    "no commas": with_shape("(3,)", "[('a' '<i4')]"),
+    "commas only": with_shape("(,)"),
+    "a comma too many": with_shape("(3,,)"),
+    "a comma before": with_shape("(3,)", "[,('a', '<i4')]"),
+    "no comma between fields": with_shape("(3,)", "[('a', '<i2') ('b', '<i2')]"),
+    "no comma between keys": GOOD.replace("False,", "False"),
+    "spaces in a type": with_shape("(3,)", "' <i4'"),
+    "a character by name": with_shape("(3,)", r"[('\N{DIGIT ONE}', '<i4')]"),
+    "an escape that is none": with_shape("(3,)", r"[('\d', '<i4')]"),
+    "an octal escape beyond a byte": with_shape("(3,)", r"[('\477', '<i4')]"),
+    "a character beyond all": with_shape("(3,)", r"[('\U00110000', '<i4')]"),
+    "half an escape": with_shape("(3,)", r"[('\x4', '<i4')]"),
+    "three quotes": with_shape("(3,)", "'''<i4'''"),
+    "a raw string": with_shape("(3,)", "r'<i4'"),
+    "brackets around all": f"({GOOD})",
+    "a line of spaces at the end": GOOD + "\n  ",
     "a field of one part": with_shape("(3,)", "[('a',)]"),
     "a field of four parts": with_shape("(3,)", "[('a', '<i4', 2, 3)]"),
     "a field that is a number": with_shape("(3,)", "[1]"),

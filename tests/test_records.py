@@ -204,6 +204,41 @@ def test_pickle_only_when_allowed(m: gio.Mapping) -> None:
     assert m.get(0) == [1]  # JSON all the same
 
 
+class Liar(np.ndarray):  # type: ignore[type-arg]
+    """An array that says something else of itself."""
+
+    nbytes = size = itemsize = 0  # type: ignore[assignment]
+    shape = (1000, 1000)  # type: ignore[assignment]
+    dtype = np.dtype("<f8")  # type: ignore[assignment]
+    flags = property(lambda self: pytest.fail("asked"))  # type: ignore[assignment]
+    T = data = flags  # type: ignore[assignment]
+    __array_interface__ = {"shape": (1 << 20,), "typestr": "<f8", "data": (1, False), "version": 3}
+
+    def __array__(self, *arguments: Any, **more: Any) -> Any:
+        raise AssertionError("asked")
+
+    reshape = view = copy = tobytes = __array__  # type: ignore[assignment]
+
+
+class LyingScalar(np.float64):
+    nbytes = itemsize = 0
+    shape = (1000, 1000)
+    dtype = np.dtype("<i4")
+
+
+def test_what_a_subclass_says_of_itself_is_not_asked(m: gio.Mapping) -> None:
+    array = np.arange(6, dtype="<u2").reshape(2, 3)
+    liar = np.ndarray.view(array, Liar)
+    found = round_trip(m, liar)
+    assert_same(found, array)
+    assert type(found) is np.ndarray
+    objects = np.ndarray.view(np.array([None, 1], object), Liar)
+    with pytest.raises(TypeError, match="Python objects"):
+        m.put(objects, 0)
+    found = round_trip(m, LyingScalar(1.5))
+    assert_same(found, np.array(1.5))
+
+
 def test_a_masked_array_is_no_array(m: gio.Mapping) -> None:
     with pytest.raises(TypeError, match="mask"):
         m.put(np.ma.masked_array([1, 2], [True, False]), 0)

@@ -26,6 +26,7 @@ import math
 import pickle
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -33,7 +34,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .npy import _descr, _parse_fields
+from ._npy_header import HEADER_MAX, descr_of, parse_fields, short
 from .pages import refuse_masked
 
 __all__ = ["HEADER_BYTES", "MAGIC", "Record", "decode", "encode"]
@@ -47,8 +48,8 @@ _HEADER: Final = struct.Struct("<8sHHIQII")
 HEADER_BYTES: Final = _HEADER.size
 #: Where an array's data begins is a multiple of this: the widest vector loads, and a cache line.
 _ALIGNMENT: Final = 64
-#: As for .npy headers: thousands of fields fit, and parsing it stays far below a second.
-_DESCRIPTION_MAX: Final = 1 << 20
+#: Python's own bound, which its first versions of 3.10 do not have.
+_DIGITS_MAX: Final = 4300
 _STR: Final = frozenset({str})
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -143,18 +144,27 @@ def _check_odd_keys(found: dict[Any, Any]) -> None:
 
 
 def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
-    descr = _descr(obj.dtype)
-    # numpy makes room for a character where a scalar has none.
-    array = np.asarray(obj) if obj.nbytes else np.ndarray(obj.shape, obj.dtype)
+    array = _plain(obj)
+    descr = descr_of(array.dtype)
     fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
     if not fortran_order and not array.flags.c_contiguous:
         array = array.copy("C")
     fields = {"descr": descr, "fortran_order": fortran_order, "shape": array.shape}
     text = repr(fields).encode("utf-8")
-    if len(text) > _DESCRIPTION_MAX - _ALIGNMENT:
-        raise ValueError(f"the dtype needs a description of {len(text)} bytes, more than {_DESCRIPTION_MAX}")
+    if len(text) > HEADER_MAX - _ALIGNMENT:
+        raise ValueError(f"the dtype needs a description of {len(text)} bytes, more than {HEADER_MAX}")
     padding = -(HEADER_BYTES + len(text)) % _ALIGNMENT
     return Record(ARRAY, text + b" " * padding, flat_bytes(array))
+
+
+def _plain(obj: npt.NDArray[Any] | np.generic) -> npt.NDArray[Any]:
+    """What is in memory, whatever a subclass says of itself."""
+    if isinstance(obj, np.generic):
+        dtype: np.dtype[Any] = np.generic.dtype.__get__(obj)
+        if dtype.itemsize == 0:  # numpy makes room for a character where a scalar has none
+            nothing: npt.NDArray[Any] = np.ndarray((), dtype)
+            return nothing
+    return np.asarray(obj)
 
 
 def decode(read: Callable[[int, Bytes], None], available: int, allow_pickle: bool, where: str) -> Any:
@@ -190,7 +200,7 @@ def decode(read: Callable[[int, Bytes], None], available: int, allow_pickle: boo
             f"the record {where} is pickled, and unpickling runs whatever its writer wanted: allow_pickle=True if you "
             "trust whoever can write there"
         )
-    if described > _DESCRIPTION_MAX or described + nbytes > available - HEADER_BYTES:
+    if described > HEADER_MAX or described + nbytes > available - HEADER_BYTES:
         raise ValueError(f"a torn record {where}: it claims {described} + {nbytes} bytes of {available} that there are")
     description = np.empty(described, np.uint8)
     read(HEADER_BYTES, description)
@@ -203,18 +213,45 @@ def decode(read: Callable[[int, Bytes], None], available: int, allow_pickle: boo
         raise ValueError(f"a torn record {where}: its checksum is another one (it is being written, or was left half)")
     if kind == ARRAY:
         return result
+    return _from_json(data, where) if kind == JSON else _from_pickle(data, where)
+
+
+def _from_json(data: Bytes, where: str) -> Any:
     try:
-        return json.loads(data.tobytes()) if kind == JSON else pickle.loads(data.data)
+        return json.loads(str(data.data, "ascii"), parse_int=_PARSE_INT)
+    except RecursionError:
+        wrong = "it is nested too deeply"
+    except ValueError as error:  # which holds the whole text
+        wrong = str(error)
+    raise ValueError(f"the record {where} is no JSON that can be read: {wrong}")
+
+
+def _from_pickle(data: Bytes, where: str) -> Any:
+    try:
+        return pickle.loads(data.data)
     except RecursionError as error:
         raise ValueError(f"the record {where} is nested too deeply") from error
+
+
+def _bounded_int(digits: str) -> int:
+    """As every Python since 3.10.7 has it: the time that digits take grows with the square of their number."""
+    if len(digits) > _DIGITS_MAX:
+        raise ValueError(f"a number has {len(digits)} digits, and {_DIGITS_MAX} are read at most")
+    return int(digits)
+
+
+#: None leaves numbers to json, which is much faster.
+_PARSE_INT: Final = None if hasattr(sys, "get_int_max_str_digits") else _bounded_int
 
 
 def _room_for(kind: int, description: bytes, nbytes: int) -> tuple[Any, Bytes]:
     """The array that is to be filled, if it is one, and the bytes to fill."""
     if kind != ARRAY:
         return None, np.empty(nbytes, np.uint8)
-    shape, fortran_order, dtype = _parse_fields(description, (3, 0), "its description")
+    shape, fortran_order, dtype = parse_fields(description, (3, 0), "its description")
     if math.prod(shape) * dtype.itemsize != nbytes:
-        raise ValueError(f"{nbytes} bytes of data are none of shape {shape} and dtype {dtype}")
+        raise ValueError(
+            f"{nbytes} bytes of data are none of shape {short(shape)} with items of {dtype.itemsize} bytes"
+        )
     array: npt.NDArray[Any] = np.ndarray(shape, dtype, order="F" if fortran_order else "C")
     return array, flat_bytes(array)
