@@ -77,6 +77,7 @@ def test_sdist_builds_and_tests_itself(sdist_names: set[str]) -> None:
         "LICENSE",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
     ]
     tests = [f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")]
     examples = [f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")]
