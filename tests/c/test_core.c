@@ -1171,6 +1171,7 @@ static void test_close_in_flight(void)
 {
     bench bench = bench_default();
     pages memory = pages_new(64 * KIB);
+    gio_file_facts facts;
     gio_outcome outcome;
     uint32_t count;
 
@@ -1197,6 +1198,11 @@ static void test_close_in_flight(void)
     CHECK_EQUAL(gio_operation_cancel(bench.queue, ticket), GIO_E_GONE);
     CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), -(int64_t)GIO_E_CLOSED);
     CHECK_EQUAL(gio_queue_poll_handle(bench.queue), -1);
+    gio_file *late = NULL;
+    CHECK_EQUAL(gio_file_open(bench.queue, platform_path(bench.path), GIO_ACCESS_WRITE, GIO_OPEN_TRUNCATE,
+                              GIO_DIRECT_AUTO, 0, &late, &facts),
+                GIO_E_CLOSED);
+    CHECK(late == NULL);
     bench_close_file(&bench);
     CHECK_FILE(bench.path, 1, 0, 64 * KIB);
     gio_queue_free(bench.queue);
