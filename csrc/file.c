@@ -14,10 +14,32 @@ static uint64_t max_segments(const gio_queue *queue, const gio_file_facts *facts
     return device == 0 || device >= most ? most : gio_round_down(gio_max(most / 2, device), device);
 }
 
+/* While this is under way, the backend stays. CLOSED: it goes, or has gone. */
+static int32_t adopt(gio_queue *queue, gio_file *file, int32_t *why)
+{
+    gio_mutex_lock(&queue->mutex);
+    int32_t code = queue->closing ? GIO_E_CLOSED : 0;
+    queue->inside += code == 0;
+    gio_mutex_unlock(&queue->mutex);
+    if (code)
+        return code;
+    if (queue->backend->adopt)
+        code = queue->backend->adopt(queue, file, why);
+    gio_mutex_lock(&queue->mutex);
+    queue->inside--;
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **out, gio_file_facts *facts)
 {
     int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    code = queue->closing ? GIO_E_CLOSED : 0; /* before anything is made or cut */
+    gio_mutex_unlock(&queue->mutex);
     if (code)
         return code;
     gio_file *file = calloc(1, sizeof *file);
@@ -48,8 +70,8 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
     file->file_system = facts->file_system;
     code = gio_os_file_size(file, &file->known_end);
     file->valid_end = file->known_end;
-    if (code == 0 && queue->backend->adopt)
-        code = queue->backend->adopt(queue, file, &facts->backend_code);
+    if (code == 0)
+        code = adopt(queue, file, &facts->backend_code);
     if (code) {
         gio_os_file_close(file, 0);
         free(file);

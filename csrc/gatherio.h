@@ -238,7 +238,8 @@ int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64
 /* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has finished. */
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
 
-/* Files. `path` is NUL-terminated in the system's own encoding: bytes on Linux, UTF-16 on Windows. */
+/* Files. `path` is NUL-terminated in the system's own encoding: bytes on Linux, UTF-16 on Windows. CLOSED, and nothing done,
+ * on a closed queue. */
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **file, gio_file_facts *facts);
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */

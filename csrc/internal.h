@@ -288,7 +288,7 @@ struct gio_queue {
     uint64_t live;              /* operations that have not finished */
 
     uint32_t followers;         /* threads asleep on `changed` */
-    uint32_t inside;            /* threads inside a waiting function: close lets them leave first */
+    uint32_t inside;            /* threads that wait, or open a file: close lets them leave first */
     int32_t led;                /* a thread is asleep in the backend for all of us */
     gio_listener *listeners;
     uint32_t listener_count, unattended_count;

@@ -891,6 +891,8 @@ int32_t gio_queue_fault(gio_queue *queue, int32_t fault, uint64_t after, uint64_
     int32_t code = gio_queue_usable(queue);
     if (code)
         return code;
+    if (value > INT32_MAX) /* a count or a code that no request brings back */
+        return gio_code_invalid();
     gio_mutex_lock(&queue->mutex);
     queue->fault.kind = fault;
     queue->fault.after = after;

@@ -214,8 +214,11 @@ int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count,
             return gio_code_invalid();
         operation.length += segments[i].length;
     }
+    if (offset > (uint64_t)INT64_MAX - operation.length)
+        return gio_code_invalid();
     gio_limits bounded = *limits;
     bounded.max_segments = gio_min(limits->max_segments, sizeof scratch / sizeof scratch[0]);
+    bounded.buffered_segments = gio_min(limits->buffered_segments, sizeof scratch / sizeof scratch[0]);
 
     for (*planned = 0; operation.planned < operation.length && *planned < max; ++*planned) {
         gio_piece *piece = &pieces[*planned];

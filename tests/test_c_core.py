@@ -20,7 +20,7 @@ from gatherio._native import ffi, lib
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 TESTS_C = ROOT / "tests" / "c"
-PROGRAMS = ("test_core", "test_threads")
+PROGRAMS = ("test_core", "test_threads", "test_plan")
 
 SANITIZERS = {
     "address,undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -148,6 +148,11 @@ def test_core_races(program, disk_dir: Path, backend: str) -> None:
     _check(program("thread", "test_core"), disk_dir, backend)
 
 
+def test_random_plans(program, tmpfs_dir: Path) -> None:
+    """260,000 of them. No backend has a part in them, and no file."""
+    _check(program("address,undefined", "test_plan"), tmpfs_dir, "sync")
+
+
 @pytest.mark.parametrize("backend", _backends())
 @pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -235,8 +240,11 @@ def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess
     return _run(*command, env=env)
 
 
-@pytest.mark.parametrize("backend", WINDOWS_BACKENDS)
-@pytest.mark.parametrize("program_name", PROGRAMS)
+@pytest.mark.parametrize(
+    ("program_name", "backend"),
+    [(name, backend) for name in ("test_core", "test_threads") for backend in WINDOWS_BACKENDS]
+    + [("test_plan", "sync")],
+)
 def test_on_windows(windows_programs: Path, disk_dir: Path, program_name: str, backend: str) -> None:
     program = windows_programs / f"{program_name}.exe"
     done = _wine(windows_programs, "wine", program, f"Z:{disk_dir}", backend)

@@ -305,6 +305,265 @@ static void submitters_that_end(void)
     close_shared(&shared);
 }
 
+/* ---- four threads that do everything ---------------------------------------------------------------------- */
+
+/* Each has a file of its own, on a queue of all: writes, reads back, cancels its own and others' operations, closes and
+ * opens its file, registers memory, has it kept, frees it, makes requests fail; and one closes the queue under all. */
+
+enum { FOUR = 4, CLOSER_ROUNDS = 40, MOST_ROUNDS = 60 };
+
+typedef struct {
+    gio_queue *queue;
+    int frees_queue; /* the closer does: who still has a file keeps what is left of it */
+    atomic_uint_fast64_t tickets[FOUR];
+    atomic_uint_fast64_t right, failed, refused; /* writes that were compared; transfers that failed; CLOSED */
+} crowd;
+
+typedef struct {
+    crowd *crowd;
+    uint64_t number, state;
+    char path[512];
+    gio_file *file, *anchor; /* the second one stays: while it does, the queue's memory does */
+    pages out, in;
+    gio_registration registration;
+} member;
+
+static uint64_t choose(member *me, uint64_t bound) { return random_next(&me->state) % bound; }
+
+/* 0: the queue has been closed. */
+static int open_member_file(member *me)
+{
+    gio_file_facts facts;
+    int32_t direct = choose(me, 3) ? GIO_DIRECT_AUTO : GIO_DIRECT_NO;
+    int32_t access = GIO_ACCESS_READ | GIO_ACCESS_WRITE;
+
+    me->file = NULL;
+    int32_t code = gio_file_open(me->crowd->queue, platform_path(me->path), access, GIO_OPEN_EXISTING, direct, 0,
+                                 &me->file, &facts);
+    CHECK(code == 0 || code == GIO_E_CLOSED);
+    return code == 0;
+}
+
+/* Closed under what is in flight, if anything is. */
+static void reopen(member *me, uint64_t ticket)
+{
+    int32_t code = gio_file_close(me->file);
+    CHECK(code == 0 || (code == GIO_E_TIMEOUT && ticket != 0));
+    if (code == GIO_E_TIMEOUT)
+        return;
+    CHECK_EQUAL(gio_submit_one(me->file, GIO_READ, me->in.at, 512, 0, 0), -(int64_t)GIO_E_CLOSED);
+    gio_file_free(me->file);
+    if (!open_member_file(me))
+        atomic_fetch_add(&me->crowd->refused, 1);
+}
+
+/* The old pages are gone, and whatever lies at their address next is other memory. */
+static void renew(pages *memory)
+{
+    pages_free(*memory);
+    *memory = pages_new(LARGEST);
+}
+
+static void register_memory(member *me)
+{
+    gio_unregister(&me->registration, me->out.at);
+    int32_t code = gio_queue_register(me->crowd->queue, me->out.at, me->out.allocated, &me->registration);
+    CHECK(code == 0 || code == GIO_E_UNREGISTRABLE || code == GIO_E_TABLE_FULL || code == GIO_E_CLOSED ||
+          code == gio_code_no_memory());
+}
+
+static void keep_memory(member *me)
+{
+    pages *memory = choose(me, 2) ? &me->out : &me->in;
+    int32_t code = gio_queue_keep(me->crowd->queue, memory->at, memory->allocated, 4 * LARGEST);
+    CHECK(code == 0 || code == GIO_E_UNREGISTRABLE || code == GIO_E_TABLE_FULL || code == GIO_E_CLOSED ||
+          code == gio_code_no_memory());
+}
+
+static void make_trouble(member *me)
+{
+    static const struct {
+        int32_t kind;
+        uint64_t value;
+    } faults[] = {{GIO_FAULT_SHORT, 8192}, {GIO_FAULT_SHORT, 1000}, {GIO_FAULT_HOLD, 0}, {GIO_FAULT_FAIL, 5},
+                  {GIO_FAULT_NONE, 0}};
+    uint64_t which = choose(me, sizeof faults / sizeof faults[0]);
+    CHECK_EQUAL(gio_queue_fault(me->crowd->queue, faults[which].kind, choose(me, 3), 1 + choose(me, 3),
+                                faults[which].value),
+                0);
+}
+
+/* Everybody waits like this, so that what one of them has held is let go of by another. */
+static gio_outcome ended_in_trouble(member *me, uint64_t ticket)
+{
+    gio_queue *queue = me->crowd->queue;
+    gio_outcome outcome;
+    int32_t code;
+    memset(&outcome, 0, sizeof outcome);
+    while ((code = gio_operation_wait(queue, ticket, 2 * 1000 * 1000, &outcome)) == GIO_E_TIMEOUT)
+        CHECK_EQUAL(gio_queue_fault(queue, GIO_FAULT_NONE, 0, 0, 0), 0);
+    CHECK_EQUAL(code, 0);
+    CHECK_EQUAL(outcome.ticket, ticket);
+    if (me->file != NULL && choose(me, 4) == 0)
+        reopen(me, 0); /* the operation has ended: nothing of it needs the file any more */
+    CHECK_EQUAL(gio_queue_release(queue, &outcome, 1), 0);
+    return outcome;
+}
+
+/* One transfer in one of the ways there are. Whether all of it was moved. */
+static int transfer(member *me, int32_t direction, unsigned char *memory, uint64_t length, uint64_t offset)
+{
+    uint64_t half = length / 2, way = choose(me, 4), offsets[2] = {offset, offset + half};
+    gio_segment segments[2] = {segment_of(memory, half), segment_of(memory + half, length - half)};
+    gio_batch batch = {NULL};
+    int64_t ticket;
+
+    if (choose(me, 4) == 0)
+        CHECK_EQUAL(gio_queue_batch(me->crowd->queue, &batch), 0);
+    if (way == 0)
+        ticket = gio_submit_one(me->file, direction, memory, length, offset, 0);
+    else if (way == 1)
+        ticket = gio_submit_batch(me->file, direction, segments, offsets, 2, 0);
+    else
+        ticket = gio_submit(me->file, direction, segments, 2, offset, way == 2 ? GIO_STAGE_RAGGED : GIO_STAGE_ALL, 0);
+    if (ticket > 0) {
+        atomic_store(&me->crowd->tickets[me->number], (uint64_t)ticket);
+        if (choose(me, 6) == 0)
+            gio_operation_cancel(me->crowd->queue, atomic_load(&me->crowd->tickets[choose(me, FOUR)]));
+        if (choose(me, 4) == 0)
+            reopen(me, (uint64_t)ticket);
+    }
+    gio_batch_end(&batch);
+    if (ticket < 0) {
+        CHECK_EQUAL(ticket, -(int64_t)GIO_E_CLOSED);
+        atomic_fetch_add(&me->crowd->refused, 1);
+        return 0;
+    }
+    gio_outcome outcome = ended_in_trouble(me, (uint64_t)ticket);
+    CHECK(outcome.code == 0 ? outcome.transferred == length : outcome.transferred == 0 && outcome.in_place <= length);
+    atomic_fetch_add(&me->crowd->failed, outcome.code != 0);
+    return outcome.code == 0;
+}
+
+static void write_and_compare(member *me, uint64_t round)
+{
+    uint64_t unit = choose(me, 2) ? 1 : 4096;
+    uint64_t length = (1 + choose(me, LARGEST / unit)) * unit;
+    uint64_t offset = choose(me, (REGION - LARGEST) / unit) * unit;
+
+    data_fill(me->out.at, length, round, offset);
+    if (!transfer(me, GIO_WRITE, me->out.at, length, offset) || me->file == NULL ||
+        !transfer(me, GIO_READ, me->in.at, length, offset))
+        return;
+    CHECK_EQUAL(data_compare(me->in.at, length, round, offset), length);
+    atomic_fetch_add(&me->crowd->right, 1);
+}
+
+static void close_for_all(member *me)
+{
+    int32_t code;
+    if (me->crowd->frees_queue) {
+        gio_queue_free(me->crowd->queue);
+        return;
+    }
+    do
+        code = gio_queue_close(me->crowd->queue, 1000 * 1000);
+    while (code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
+    CHECK_EQUAL(code, 0);
+}
+
+static void *do_everything(void *argument)
+{
+    member *me = argument;
+    uint64_t refused_before = 0;
+
+    for (uint64_t round = 0; round < MOST_ROUNDS && refused_before == 0; round++) {
+        if (me->number == 0 && round == CLOSER_ROUNDS) {
+            close_for_all(me);
+            break;
+        }
+        switch (choose(me, 8)) {
+        case 0: register_memory(me); break;
+        case 1: keep_memory(me); break;
+        case 2: make_trouble(me); break;
+        case 3: renew(&me->in); break;
+        case 4:
+            gio_unregister(&me->registration, me->out.at); /* whose memory may go only behind that */
+            renew(&me->out);
+            break;
+        default: break;
+        }
+        write_and_compare(me, round);
+        refused_before = atomic_load(&me->crowd->refused);
+    }
+    CHECK(me->file == NULL || gio_file_close(me->file) == 0);
+    gio_file_free(me->file);
+    gio_unregister(&me->registration, me->out.at);
+    pages_free(me->out);
+    pages_free(me->in);
+    gio_file_let_go(&me->anchor);
+    return NULL;
+}
+
+static void join_crowd(member *me, crowd *crowd, uint64_t number, uint64_t seed)
+{
+    gio_file_facts facts;
+
+    memset(me, 0, sizeof *me);
+    me->crowd = crowd;
+    me->number = number;
+    me->state = seed * FOUR + number;
+    CHECK(snprintf(me->path, sizeof me->path, "%s/one-of-four-%d", folder, (int)number) < (int)sizeof me->path);
+    CHECK_EQUAL(gio_file_open(crowd->queue, platform_path(me->path), GIO_ACCESS_READ | GIO_ACCESS_WRITE,
+                              GIO_OPEN_OR_CREATE, GIO_DIRECT_NO, 0, &me->anchor, &facts),
+                0);
+    CHECK_EQUAL(gio_file_resize(me->anchor, REGION), 0);
+    CHECK(open_member_file(me));
+    me->out = pages_new(LARGEST);
+    me->in = pages_new(LARGEST);
+}
+
+static void four(uint64_t seed, crowd *crowd)
+{
+    static const uint32_t depths[] = {1, 2, 5, 32};
+    member members[FOUR];
+    gio_thread threads[FOUR];
+
+    CHECK_EQUAL(gio_queue_open(backend, depths[seed % 4], 16 * KIB, &crowd->queue), 0);
+    crowd->frees_queue = (int)(seed / 4 % 2);
+    for (uint64_t i = 0; i < FOUR; i++)
+        join_crowd(&members[i], crowd, i, seed);
+    for (uint64_t i = 0; i < FOUR; i++)
+        CHECK_EQUAL(gio_thread_start(&threads[i], do_everything, &members[i]), 0);
+    for (uint64_t i = 0; i < FOUR; i++)
+        gio_thread_join(&threads[i]);
+    if (!crowd->frees_queue) {
+        check_idle(crowd->queue);
+        gio_queue_free(crowd->queue);
+    }
+    for (uint64_t i = 0; i < FOUR; i++)
+        CHECK_EQUAL(remove(members[i].path), 0);
+}
+
+/* The threads meet as they like: the same seed does not do quite the same twice. */
+static void test_four_do_everything(void)
+{
+    enum { CROWDS = 8 };
+    crowd crowd;
+
+    memset(&crowd, 0, sizeof crowd);
+    for (uint64_t seed = 0; seed < CROWDS; seed++) {
+        printf("crowd of seed %" PRIu64 "\n", seed);
+        fflush(stdout);
+        atomic_store(&crowd.refused, 0);
+        four(seed, &crowd);
+    }
+    printf("%" PRIu64 " writes compared, %" PRIu64 " transfers failed\n", (uint64_t)atomic_load(&crowd.right),
+           (uint64_t)atomic_load(&crowd.failed));
+    CHECK(atomic_load(&crowd.right) > CROWDS * CLOSER_ROUNDS / 2);
+    CHECK(atomic_load(&crowd.failed) != 0);
+}
+
 /* ---- all of them ----------------------------------------------------------------------------------------- */
 
 static void test_everybody(void) { everybody(32, GIO_DIRECT_AUTO, 60, 0); }
@@ -323,6 +582,7 @@ static const test_case cases[] = {
     {"troubled_buffered", test_troubled_buffered},
     {"submitters_that_end", submitters_that_end},
     {"closed_at_work", test_closed_at_work},
+    {"four_do_everything", test_four_do_everything},
 };
 
 int main(int argc, char **argv) { return run_cases(argc, argv, cases, sizeof cases / sizeof cases[0]); }
