@@ -347,7 +347,8 @@ class CompletionQueue:
         -----
         What GetQueuedCompletionStatusEx does on Windows and io_uring_enter with IORING_ENTER_GETEVENTS on Linux.
         """
-        if max is not None and operator.index(max) < 1:
+        max = None if max is None else operator.index(max)
+        if max is not None and max < 1:
             raise ValueError(f"max is a positive number of operations, not {max}")
         deadline = deadline_ns(timeout)
         while True:
@@ -412,7 +413,10 @@ class CompletionQueue:
         ----------
         array : ndarray
             C-contiguous, of any shape and dtype. Until the registration ends its pages stay in memory, and count
-            against the limit of locked memory (memlock).
+            against the limit of locked memory (memlock). What they belong to (a bytearray, an mmap, a SharedMemory)
+            cannot be resized or closed meanwhile, and raises BufferError. Do not resize an array of numpy's own with
+            ``refcheck=False``, and do not have pages replaced (madvise(2) with MADV_DONTNEED): the kernel would go on
+            using the old ones.
 
         Returns
         -------
@@ -425,18 +429,19 @@ class CompletionQueue:
             The backend has no such thing (only "uring" has), the kernel is older than Linux 5.19, the limit of locked
             memory is reached, or the memory cannot be pinned (a file mapping).
         ValueError
-            The queue is closed, or the array is empty or not contiguous.
+            The queue is closed, the array is empty or not contiguous, or its memory has gone.
 
         Notes
         -----
         IORING_REGISTER_BUFFERS2 and IORING_OP_READ_FIXED; for many separate pages IORING_OP_READV_FIXED (Linux 6.15).
         """
-        checked(array)
+        array = checked(array)
         if array.nbytes == 0:
             raise ValueError("an empty array has no memory to be registered")
         registration = Registration(self, array)
         code = registration._code
         if code:
+            registration.close()  # no traceback is to keep the memory
             cure = f"; {_MEMLOCK}" if code == errno.ENOMEM else ""
             raise error(code, f"registering {array.nbytes} bytes with the backend {self.backend!r}{cure}")
         return registration
