@@ -639,6 +639,32 @@ OWNERS = {
 }
 
 
+if sys.version_info >= (3, 12):  # where Python code can give buffers
+
+    class Exporter:
+        """Gives what it has, or each time something else."""
+
+        def __init__(self, changes: bool = False) -> None:
+            self.owner, self.changes = bytearray(NBYTES), changes
+
+        def __buffer__(self, flags: int) -> memoryview:
+            if self.changes:
+                self.owner = bytearray(NBYTES)
+            return memoryview(self.owner)
+
+    def on_exporter() -> Memory:
+        exporter = Exporter()
+        owner = exporter.owner
+        return Memory(np.ndarray(NBYTES, "u1", exporter), without_first(owner), owner.clear, "Exporter")
+
+    OWNERS["exporter"] = on_exporter
+
+    def test_an_exporter_that_gives_something_else(quick_dir: Path, queue: gio.CompletionQueue) -> None:
+        array = np.ndarray(NBYTES, "u1", Exporter(changes=True))
+        with gio.open(quick_dir / "file", "w+", queue=queue) as f, pytest.raises(ValueError, match="has gone"):
+            f.write_at(array, 0)
+
+
 @pytest.fixture(params=OWNERS)
 def memory(request: pytest.FixtureRequest) -> Memory:
     return OWNERS[request.param]()
@@ -992,7 +1018,10 @@ def test_the_end_of_a_registration_ends_the_hold(memory: Memory) -> None:
             end(made)
             del made
             gc.collect()
-        memory.let_go()
+        made = queue.register(memory.array)
+        refused(memory)
+    assert made.closed  # with its queue
+    memory.let_go()
 
 
 def test_only_our_own_allocations_are_kept_registered() -> None:

@@ -550,13 +550,13 @@ class File:
         and POSIX locks are in the way, and so are POSIX locks of this process (`fcntl.lockf`). The system drops the
         latter as soon as this process closes any descriptor of the file, also that of a `File`.
         """
-        return acquire(self, offset, length, exclusive, wait, timeout)
+        return acquire(self, offset, length, bool(exclusive), wait, timeout)
 
     async def lock_async(
         self, offset: int, length: int, *, exclusive: bool = True, timeout: float | None = None
     ) -> Lock:
         """Wait for a lock in an asyncio task. See `lock`. Cancelling the task leaves nothing locked."""
-        return await acquire_async(self, offset, length, exclusive, timeout)
+        return await acquire_async(self, offset, length, bool(exclusive), timeout)
 
     def unlock(self, offset: int, length: int) -> None:
         """Give back a lock of exactly this range.
