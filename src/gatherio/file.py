@@ -274,12 +274,12 @@ class File:
             if segments is not arrays:
                 segments._let_go()
             raise
-        self._keep_registered(segments.base, segments.nbytes)
+        self._keep_registered(segments._base, segments._nbytes)
         queue = self._queue
         key = next(queue._keys)
         where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
-        direction = writes | self._memory_of(segments) if segments.nbytes >= _LOOK_BYTES else writes
-        operation = Operation(self, queue, key, writes, where, segments.nbytes, (segments, places))
+        direction = writes | self._memory_of(segments) if segments._nbytes >= _LOOK_BYTES else writes
+        operation = Operation(self, queue, key, writes, where, segments._nbytes, (segments, places))
         queue._inflight[key] = operation
         ticket = lib.gio_submit_batch(
             self._native, direction, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
@@ -293,7 +293,7 @@ class File:
         offset = self._checked_range(writes, offset, nbytes)
         if not writes:
             checked_targets(array.flags.writeable)
-        memory = memory_of(array)
+        memory = ffi.from_buffer(array) if array.base is None else memory_of(array)
         self._keep_registered(array, nbytes)
         queue = self._queue
         key = next(queue._keys)
@@ -310,10 +310,10 @@ class File:
             raise ValueError(f"copy is False, None or True, not {copy!r}")
         segments = arrays if type(arrays) is Segments else Segments(arrays)
         try:
-            offset = self._checked_range(writes, offset, segments.nbytes)
+            offset = self._checked_range(writes, offset, segments._nbytes)
             if staging == lib.GIO_STAGE_NOTHING:
                 self._check_in_place(segments, offset)
-            elif staging == lib.GIO_STAGE_RAGGED and segments.nbytes < self._stage_below * len(segments):
+            elif staging == lib.GIO_STAGE_RAGGED and segments._nbytes < self._stage_below * len(segments):
                 staging = lib.GIO_STAGE_ALL
             if not writes:
                 segments.check_targets()
@@ -324,10 +324,10 @@ class File:
         queue = self._queue
         key = next(queue._keys)
         all_staged = staging == lib.GIO_STAGE_ALL
-        pinned = None if all_staged or self._keep_registered(segments.base, segments.nbytes) else self._pinned(segments)
-        looks = staging != lib.GIO_STAGE_NOTHING and segments.nbytes >= _LOOK_BYTES
+        pinned = None if all_staged or self._keep_registered(segments._base, segments._nbytes) else self._pinned(segments)
+        looks = staging != lib.GIO_STAGE_NOTHING and segments._nbytes >= _LOOK_BYTES
         direction = writes | self._memory_of(segments) if looks else writes
-        operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
+        operation = Operation(self, queue, key, writes, offset, segments._nbytes, (segments, pinned))
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, direction, segments._native, len(segments), offset, staging, key)
         del segments, pinned  # as above
@@ -357,11 +357,11 @@ class File:
         It pays for many small segments, each of which the kernel would look up by itself. One contiguous run costs the
         same either way: its pages are looked up once.
         """
-        if not self._registers or segments.base is None:
+        if not self._registers or segments._base is None:
             return None
-        if segments.nbytes < _REGISTER_BYTES or segments.nbytes >= _REGISTER_SEGMENT_MAX * len(segments):
+        if segments._nbytes < _REGISTER_BYTES or segments._nbytes >= _REGISTER_SEGMENT_MAX * len(segments):
             return None
-        registration = Registration(self._queue, segments.base)
+        registration = Registration(self._queue, segments._base)
         return None if registration.closed else registration
 
     def _submitted(self, operation: Operation, ticket: int) -> Operation:

@@ -126,7 +126,7 @@ class Segments:
         if is_array(arrays):
             raise TypeError("expected a list of arrays, not an array; Segments.rows takes the rows of one")
         owners = [checked(array) for array in arrays]
-        memories = [memory_of(array) for array in owners]
+        memories = [ffi.from_buffer(array) if array.base is None else memory_of(array) for array in owners]
         table = np.empty((len(owners), 2), np.uint64)
         if owners:
             table[:, 0] = np.frombuffer(ffi.buffer(ffi.new("void *[]", memories)), np.uintp)
