@@ -324,7 +324,8 @@ class File:
         queue = self._queue
         key = next(queue._keys)
         all_staged = staging == lib.GIO_STAGE_ALL
-        pinned = None if all_staged or self._keep_registered(segments._base, segments._nbytes) else self._pinned(segments)
+        kept = all_staged or self._keep_registered(segments._base, segments._nbytes)
+        pinned = None if kept else self._pinned(segments)
         looks = staging != lib.GIO_STAGE_NOTHING and segments._nbytes >= _LOOK_BYTES
         direction = writes | self._memory_of(segments) if looks else writes
         operation = Operation(self, queue, key, writes, offset, segments._nbytes, (segments, pinned))

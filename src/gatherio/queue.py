@@ -209,7 +209,8 @@ class CompletionQueue:
         self._tidy_at = _BATCH
         self._rooms: list[_Room] = []  # between one use and the next
         self._files: weakref.WeakSet[File] = weakref.WeakSet()
-        self._registrations: weakref.WeakSet[Registration] = weakref.WeakSet()
+        # No WeakSet: it has a function of Python's called when a registration goes, and a signal may raise in that.
+        self._registrations: list[weakref.ref[Registration]] = []
         self._transferred: dict[int, int] = {}  # bytes, by the serial of an allocation that may be worth registering
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
@@ -445,7 +446,9 @@ class CompletionQueue:
             registration.close()  # no traceback is to keep the memory
             cure = f"; {_MEMLOCK}" if code == errno.ENOMEM else ""
             raise error(code, f"registering {array.nbytes} bytes with the backend {self.backend!r}{cure}")
-        self._registrations.add(registration)
+        with self._lock:
+            self._registrations = [other for other in self._registrations if other() is not None]
+            self._registrations.append(weakref.ref(registration))
         return registration
 
     def _keep_registered(self, array: Array, nbytes: int) -> bool:
@@ -502,8 +505,10 @@ class CompletionQueue:
             if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
                 break
         self._collect()
-        for registration in list(self._registrations):  # they have ended: their memory need not stay
-            registration.close()
+        for reference in self._registrations:
+            registration = reference()
+            if registration is not None:
+                registration.close()  # it has ended: its memory need not stay
         for bridge in list(self._bridges.values()):
             bridge.close()
         check(code, "closing a completion queue")
