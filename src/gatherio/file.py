@@ -293,7 +293,7 @@ class File:
         offset = self._checked_range(writes, offset, nbytes)
         if not writes:
             checked_targets(array.flags.writeable)
-        memory = ffi.from_buffer(array) if array.base is None else memory_of(array)
+        memory = memory_of(array)
         self._keep_registered(array, nbytes)
         queue = self._queue
         key = next(queue._keys)
