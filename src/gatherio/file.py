@@ -31,7 +31,7 @@ from ._native import (
 from .errors import AlignmentError
 from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
-from .pages import PAGE_SIZE, is_anonymous
+from .pages import PAGE_SIZE, is_anonymous, is_array, memory_of
 from .queue import CompletionQueue, default_queue
 from .registration import Registration
 from .segments import Segments, checked, checked_offsets, checked_targets
@@ -62,6 +62,12 @@ _OFFSET_MAX: Final = 2**63 - 1
 
 class File:
     """An open file. Made by `gatherio.open`.
+
+    An array that is handed over stays where it is until its operation has finished. What its memory belongs to, if that
+    is not numpy or this library (a bytearray, an mmap, a SharedMemory), cannot be resized or closed meanwhile, and
+    raises BufferError. Not in our hands are ``ndarray.resize(refcheck=False)``, ``ndarray.__setstate__`` and
+    ``ctypes.resize``, which ask nobody: do not use them on an array that is being transferred. Of a subclass the memory
+    is taken as numpy has it, whatever the subclass says.
 
     Attributes
     ----------
@@ -109,9 +115,10 @@ class File:
         facts = ffi.new("gio_file_facts *")
         # Owned before it is there: a signal that came during the call raises right behind it.
         self._place = place = ffi.gc(ffi.new("gio_file **"), lib.gio_file_let_go)
+        direct = None if direct is None else bool(direct)
         wish = lib.GIO_DIRECT_AUTO if direct is None else int(direct)
         access = self._access | (lib.GIO_ACCESS_HEED_LOCKS if honor_locks else 0)
-        code = lib.gio_file_open(queue._native, encoded, access, create, wish, durable, place, facts)
+        code = lib.gio_file_open(queue._native, encoded, access, create, wish, bool(durable), place, facts)
         if code:
             end_with_the_interpreter()  # the queue may have been closed meanwhile
             how = f"mode {mode!r}"
@@ -165,7 +172,8 @@ class File:
         PermissionError
             The file is open for reading.
         ValueError
-            The file is closed, or an argument makes no sense.
+            The file is closed, an argument makes no sense, or the memory of an array has gone: what it belongs to has
+            been closed or resized.
 
         Notes
         -----
@@ -256,66 +264,83 @@ class File:
         return self._batch(False, arrays, offsets)
 
     def _batch(self, writes: bool, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
-        if isinstance(arrays, np.ndarray):
-            segments = Segments.rows(arrays, np.arange(arrays.shape[0] if arrays.ndim else 0))
-        else:
-            segments = arrays if isinstance(arrays, Segments) else Segments(arrays)
-        places = checked_offsets(offsets, len(segments))
-        self._checked_range(writes, int(places.max(initial=0)), segments.longest)
-        if not writes:
-            segments.check_targets()
-        self._keep_registered(segments.base, segments.nbytes)
+        segments = _segments_of(arrays)
+        try:
+            places = checked_offsets(offsets, len(segments))
+            self._checked_range(writes, int(places.max(initial=0)), segments.longest)
+            if not writes:
+                segments.check_targets()
+        except BaseException:
+            if segments is not arrays:
+                segments._let_go()
+            raise
+        self._keep_registered(segments._base, segments._nbytes)
         queue = self._queue
         key = next(queue._keys)
         where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
-        direction = writes | self._memory_of(segments) if segments.nbytes >= _LOOK_BYTES else writes
-        operation = Operation(self, queue, key, writes, where, segments.nbytes, (segments, places))
+        direction = writes | self._memory_of(segments) if segments._nbytes >= _LOOK_BYTES else writes
+        operation = Operation(self, queue, key, writes, where, segments._nbytes, (segments, places))
         queue._inflight[key] = operation
         ticket = lib.gio_submit_batch(
             self._native, direction, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
         )
+        del segments  # the operation has them, and lets go of them if it has not been taken
         return self._submitted(operation, ticket)
 
     def _one(self, writes: bool, array: Array, offset: int) -> Operation:
-        checked(array)
+        array = checked(array)
         nbytes = array.nbytes
         offset = self._checked_range(writes, offset, nbytes)
         if not writes:
             checked_targets(array.flags.writeable)
+        memory = memory_of(array)
         self._keep_registered(array, nbytes)
         queue = self._queue
         key = next(queue._keys)
         direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
-        operation = Operation(self, queue, key, writes, offset, nbytes, array)
+        operation = Operation(self, queue, key, writes, offset, nbytes, memory)
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
-        ticket = lib.gio_submit_one(self._native, direction, ffi.from_buffer(array), nbytes, offset, key)
+        ticket = lib.gio_submit_one(self._native, direction, memory, len(memory), offset, key)
+        del memory  # the operation has it, and lets go of it if it has not been taken
         return self._submitted(operation, ticket)
 
     def _many(self, writes: bool, arrays: Iterable[Array] | Segments, offset: int, copy: bool | None) -> Operation:
-        if copy not in _STAGING:
+        staging = _STAGING.get(copy)
+        if staging is None:
             raise ValueError(f"copy is False, None or True, not {copy!r}")
-        segments = arrays if isinstance(arrays, Segments) else Segments(arrays)
-        offset = self._checked_range(writes, offset, segments.nbytes)
-        if copy is False:
-            if offset % self.alignment:
-                raise AlignmentError(
-                    f"offset {offset} is no multiple of the file's alignment, {self.alignment} bytes: "
-                    "copy=None copies just what must be; write_at and read_at take any offset"
-                )
-            segments.check_in_place(self.alignment)
-        elif copy is None and segments.nbytes < self._stage_below * len(segments):
-            copy = True
-        if not writes:
-            segments.check_targets()
+        segments = arrays if type(arrays) is Segments else Segments(arrays)
+        try:
+            offset = self._checked_range(writes, offset, segments._nbytes)
+            if staging == lib.GIO_STAGE_NOTHING:
+                self._check_in_place(segments, offset)
+            elif staging == lib.GIO_STAGE_RAGGED and segments._nbytes < self._stage_below * len(segments):
+                staging = lib.GIO_STAGE_ALL
+            if not writes:
+                segments.check_targets()
+        except BaseException:
+            if segments is not arrays:
+                segments._let_go()
+            raise
         queue = self._queue
         key = next(queue._keys)
-        pinned = None if copy or self._keep_registered(segments.base, segments.nbytes) else self._pinned(segments)
-        looks = copy is not False and segments.nbytes >= _LOOK_BYTES
+        all_staged = staging == lib.GIO_STAGE_ALL
+        kept = all_staged or self._keep_registered(segments._base, segments._nbytes)
+        pinned = None if kept else self._pinned(segments)
+        looks = staging != lib.GIO_STAGE_NOTHING and segments._nbytes >= _LOOK_BYTES
         direction = writes | self._memory_of(segments) if looks else writes
-        operation = Operation(self, queue, key, writes, offset, segments.nbytes, (segments, pinned))
+        operation = Operation(self, queue, key, writes, offset, segments._nbytes, (segments, pinned))
         queue._inflight[key] = operation
-        ticket = lib.gio_submit(self._native, direction, segments._native, len(segments), offset, _STAGING[copy], key)
+        ticket = lib.gio_submit(self._native, direction, segments._native, len(segments), offset, staging, key)
+        del segments, pinned  # as above
         return self._submitted(operation, ticket)
+
+    def _check_in_place(self, segments: Segments, offset: int) -> None:
+        if offset % self.alignment:
+            raise AlignmentError(
+                f"offset {offset} is no multiple of the file's alignment, {self.alignment} bytes: "
+                "copy=None copies just what must be; write_at and read_at take any offset"
+            )
+        segments.check_in_place(self.alignment)
 
     def _memory_of(self, segments: Segments) -> int:
         """What the core is told of the memory, for copies: through the page cache there are none."""
@@ -333,17 +358,18 @@ class File:
         It pays for many small segments, each of which the kernel would look up by itself. One contiguous run costs the
         same either way: its pages are looked up once.
         """
-        if not self._registers or segments.base is None:
+        if not self._registers or segments._base is None:
             return None
-        if segments.nbytes < _REGISTER_BYTES or segments.nbytes >= _REGISTER_SEGMENT_MAX * len(segments):
+        if segments._nbytes < _REGISTER_BYTES or segments._nbytes >= _REGISTER_SEGMENT_MAX * len(segments):
             return None
-        registration = Registration(self._queue, segments.base)
+        registration = Registration(self._queue, segments._base)
         return None if registration.closed else registration
 
     def _submitted(self, operation: Operation, ticket: int) -> Operation:
         queue = self._queue
         if ticket < 0:
             queue._inflight.pop(operation._key, None)
+            operation._buffers = None
             self._check_open()  # closed by another thread just now
             raise error(-ticket, operation._doing(), self.name)
         operation._ticket = ticket
@@ -525,13 +551,13 @@ class File:
         and POSIX locks are in the way, and so are POSIX locks of this process (`fcntl.lockf`). The system drops the
         latter as soon as this process closes any descriptor of the file, also that of a `File`.
         """
-        return acquire(self, offset, length, exclusive, wait, timeout)
+        return acquire(self, offset, length, bool(exclusive), wait, timeout)
 
     async def lock_async(
         self, offset: int, length: int, *, exclusive: bool = True, timeout: float | None = None
     ) -> Lock:
         """Wait for a lock in an asyncio task. See `lock`. Cancelling the task leaves nothing locked."""
-        return await acquire_async(self, offset, length, exclusive, timeout)
+        return await acquire_async(self, offset, length, bool(exclusive), timeout)
 
     def unlock(self, offset: int, length: int) -> None:
         """Give back a lock of exactly this range.
@@ -660,6 +686,15 @@ if sys.platform == "win32":
         return msvcrt.open_osfhandle(duplicate, flags | os.O_NOINHERIT | os.O_BINARY)
 
 
+def _segments_of(arrays: Array | Iterable[Array] | Segments) -> Segments:
+    if type(arrays) is Segments:
+        return arrays
+    if is_array(arrays):
+        rows = checked(arrays).view()  # our own: nobody changes its shape
+        return Segments.rows(rows, np.arange(rows.shape[0] if rows.ndim else 0))
+    return Segments(arrays)
+
+
 def _why_direct(facts: Any) -> str:
     if facts.direct:
         teller = "the volume" if sys.platform == "win32" else "statx(2)"
@@ -731,7 +766,8 @@ def open(
     """
     if queue is not None and queue.closed:
         raise closed("the completion queue is closed")
-    if preallocate is not None and operator.index(preallocate) < 0:
+    preallocate = None if preallocate is None else operator.index(preallocate)
+    if preallocate is not None and preallocate < 0:
         raise ValueError(f"preallocate is a number of bytes, not {preallocate}")
     settings = settings_for(path, tuning)
     if queue is not None and settings is not None:

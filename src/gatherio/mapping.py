@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from . import records
 from ._native import begin_to_end, check, closed, ffi, lib
-from .pages import is_anonymous, refuse_masked
+from .pages import Hold, exact, is_anonymous, is_array
 from .sections import HEADER_BYTES, SIZE_MAX, Header, Section, checked_name, find, hold
 
 __all__ = ["Mapping"]
@@ -344,9 +344,10 @@ class Mapping:
     def _checked_range(self, offset: int, nbytes: int | None) -> tuple[int, int]:
         self._check_open()
         offset = operator.index(offset)
-        nbytes = self.size - offset if nbytes is None else operator.index(nbytes)
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
-            raise ValueError(f"{nbytes} bytes at offset {offset} do not lie within the mapping's {self.size}")
+        size = self._end - self._base  # what is mapped, whatever `size` has been set to
+        nbytes = size - offset if nbytes is None else operator.index(nbytes)
+        if offset < 0 or nbytes < 0 or offset + nbytes > size:
+            raise ValueError(f"{nbytes} bytes at offset {offset} do not lie within the mapping's {size}")
         return offset, nbytes
 
     def _check_writeable(self) -> None:
@@ -420,15 +421,16 @@ class Mapping:
         """
         self._check_open()
         self._check_writeable()
-        refuse_masked(data)
-        if isinstance(data, np.ndarray):
-            if data.dtype.hasobject:
-                raise TypeError(f"an array of {data.dtype} holds Python objects, not bytes")
-            source = records.flat_bytes(np.ascontiguousarray(data))
-        else:
+        if not is_array(data):
             source = np.frombuffer(memoryview(data).cast("B"), np.uint8)
-        self._copy(lib.GIO_WRITE, offset, source)
-        return source.size
+            self._copy(lib.GIO_WRITE, offset, source)
+            return source.size
+        array = exact(data).view()  # its own: nobody changes it meanwhile
+        if array.dtype.hasobject:
+            raise TypeError(f"an array of {array.dtype} holds Python objects, not bytes")
+        with Hold(array):
+            self._copy(lib.GIO_WRITE, offset, records.flat_bytes(np.ascontiguousarray(array)))
+        return int(array.nbytes)
 
     def read(self, offset: int, nbytes: int | None = None, out: Any = None) -> Any:
         """Copy bytes out of the mapping.
@@ -458,16 +460,17 @@ class Mapping:
         target = self._target(out)
         if nbytes is not None and nbytes != target.size:
             raise ValueError(f"out has {target.size} bytes, and {nbytes} are asked for")
-        self._copy(lib.GIO_READ, offset, target)
+        with Hold(target):
+            self._copy(lib.GIO_READ, offset, target)
         return out
 
     @staticmethod
     def _target(out: Any) -> Bytes:
-        refuse_masked(out)
-        if isinstance(out, np.ndarray):
-            if not out.flags.writeable or not out.flags.c_contiguous or out.dtype.hasobject:
+        if is_array(out):
+            array = exact(out).view()  # its own: nobody changes it meanwhile
+            if not array.flags.writeable or not array.flags.c_contiguous or array.dtype.hasobject:
                 raise ValueError("out is a C-contiguous, writeable array without Python objects")
-            return records.flat_bytes(out)
+            return records.flat_bytes(array)
         target = np.frombuffer(memoryview(out).cast("B"), np.uint8)
         if not target.flags.writeable:
             raise ValueError("out is read-only")
@@ -517,9 +520,15 @@ class Mapping:
         """
         self._check_open()
         self._check_writeable()
-        if type(obj) in (np.ndarray, np.memmap) and not is_anonymous(obj):
-            obj = self._fetched(obj)
-        record = records.encode(obj, allow_pickle)
+        array = exact(obj).view() if is_array(obj) else None
+        if array is None or array.dtype.hasobject:
+            return self._put(records.encode(obj, allow_pickle), offset)
+        with Hold(array):
+            if not is_anonymous(array):
+                array = self._fetched(array)
+            return self._put(records.encode(array, allow_pickle), offset)
+
+    def _put(self, record: records.Record, offset: int) -> int:
         offset, nbytes = self._checked_range(offset, record.nbytes)
         body = offset + records.HEADER_BYTES
         self.write(bytes(len(records.MAGIC)), offset)  # no record from here on ...
@@ -530,7 +539,7 @@ class Mapping:
 
     def _fetched(self, array: Array) -> Array:
         """What the checksum may look at: of a mapped file, which somebody may cut shorter, a copy."""
-        if not array.flags.forc or array.nbytes == 0 or array.dtype.hasobject:
+        if not array.flags.forc or array.nbytes == 0:
             return array
         copy = np.empty_like(array, subok=False)
         code = self._section.copy(lib.GIO_WRITE, records.flat_bytes(copy), 0, records.flat_bytes(array), 0)

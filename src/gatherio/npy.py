@@ -140,11 +140,12 @@ def save(
         its content is lost.
     """
     name = os.fsdecode(path)
+    durable, honor_locks = bool(durable), bool(honor_locks)
     with Target(name, durable=durable) as target:
         source = _plain(array)
         head = _header_bytes(source)
         total = head.size + source.nbytes
-        with reporting(progress, source.nbytes, os.path.basename(name)) as report:
+        with pages.Hold(source), reporting(progress, source.nbytes, os.path.basename(name)) as report:
 
             def write(place: Place) -> None:
                 in_place = place.mode == "w"
@@ -175,9 +176,11 @@ def _unheard(done: int) -> None:
 
 
 def _plain(array: npt.ArrayLike) -> Array:
+    """An ndarray of our own on the same memory: whatever becomes of `array`, header and data fit together."""
     source = np.asanyarray(array)
     pages.refuse_masked(source)
-    return np.asarray(source)
+    plain: Array = np.asarray(source).view()
+    return plain
 
 
 def _data_of(array: Array) -> Bytes:
@@ -298,14 +301,14 @@ def load(
             reporting(progress, header.nbytes, os.path.basename(name)) as report,
             _InFlight(report) as flight,
         ):
-            data = _data_of(np.asarray(array))
+            data = _data_of(array)
             if out is None:
                 _read_faulting(file, data, header.data_offset, flight)
             else:
                 _read_in_place(file, data, header.data_offset, flight, watched=progress is not None)
     if flight.done != header.nbytes:
         raise truncated(name, "data", header.data_offset + header.nbytes, header.data_offset + flight.done)
-    return array
+    return array if out is None else out
 
 
 def _place_in_block(file: File, header: _Header) -> int:
@@ -333,9 +336,10 @@ def _new_array(header: _Header, name: str, place: int) -> Array:
 
 
 def _fitting(out: Array, header: _Header, name: str) -> Array:
-    if not isinstance(out, np.ndarray):
+    """A view of `out` that is ours alone, if the file's data fits into it."""
+    if not pages.is_array(out):
         raise TypeError(f"out is an ndarray, not {type(out).__name__}")
-    pages.refuse_masked(out)
+    out = pages.exact(out).view()
     if out.shape != header.shape:
         raise ValueError(f"out has shape {out.shape}, {name!r} has {header.shape}")
     if not _takes(out.dtype, header.dtype):

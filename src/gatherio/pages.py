@@ -15,9 +15,9 @@ import operator
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, SupportsIndex, TypeAlias
+from typing import Any, Final, Literal, SupportsIndex, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -58,13 +58,28 @@ def _as_shape(shape: Shape) -> tuple[int, ...]:
     return sizes
 
 
+def is_array(x: object) -> TypeGuard[Array]:
+    """Whether it is an ndarray, or of a subclass. An object can say so of itself (``__class__``); its type cannot."""
+    return issubclass(type(x), np.ndarray)
+
+
 def refuse_masked(array: object) -> None:
     """Raise TypeError if `array` is a masked one: its mask lies outside of the bytes that are moved."""
     # Asked only of subclasses: numpy 2 imports its masked arrays on first use, which takes 20 ms.
-    if isinstance(array, np.ndarray) and type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
+    if type(array) is not np.ndarray and is_array(array) and issubclass(type(array), np.ma.MaskedArray):
         raise TypeError(
             "a masked array would lose its mask: pass array.data and array.mask one after the other, or array.filled()"
         )
+
+
+def exact(array: object) -> Array:
+    """`array` itself, or of one of a subclass an ndarray on the same memory, of which nothing can be overridden."""
+    if type(array) is np.ndarray:
+        return array
+    if not is_array(array):
+        raise TypeError(f"expected a numpy array, not {type(array).__name__}")
+    refuse_masked(array)
+    return np.asarray(array)
 
 
 class Allocation(np.ndarray[Any, np.dtype[np.uint8]]):
@@ -85,29 +100,147 @@ class Allocation(np.ndarray[Any, np.dtype[np.uint8]]):
 _serials = itertools.count(1)
 
 
+# --- whose memory it is ---
+
+# As numpy has it, whatever a subclass says.
+_base_of: Final[Callable[[Array], Any]] = np.ndarray.base.__get__
+#: What lies under an Allocation. Nobody can resize or close it: to refer to it is enough.
+_PAGES: Final[type] = ffi.buffer
+#: What as_strided puts between an array and its view.
+_STRIDED: Final[Any] = type(np.lib.stride_tricks.as_strided(np.empty(1)).base)
+
+
+def _under(array: Array) -> tuple[Array, Any]:
+    """The last array under an array, and what that one lies on: None where it has memory of its own."""
+    base: Any
+    last, base = array, _base_of(array)
+    while base is not None:
+        if is_array(base):
+            last, base = base, _base_of(base)
+        elif type(base) is _STRIDED:
+            base = base.base
+        else:
+            break
+    return last, base
+
+
 def allocation_of(array: Array) -> Allocation | None:
     """The allocation that an array is part of, if it is one of ours."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if type(base) is Allocation and base.serial:
-            return base
-        base = base.base
-    return None
+    last, base = _under(array)
+    return last if type(last) is Allocation and type(base) is _PAGES and last.serial else None
 
 
 def is_anonymous(array: Array) -> bool:
     """Whether an array's memory is sure to be no mapped file's: this library's, numpy's own, or a bytes object's."""
-    base: Any = array
-    while isinstance(base, (np.ndarray, memoryview)):
-        if type(base) is Allocation:
-            return True
-        if isinstance(base, memoryview):
-            base = base.obj
-        elif base.base is None:
-            return bool(base.flags.owndata)
-        else:
-            base = base.base
-    return isinstance(base, (bytes, bytearray))
+    if array.size == 0:
+        return True
+    last, base = _under(array)
+    if base is None:
+        return bool(np.ndarray.flags.__get__(last).owndata)
+    if type(base) is _PAGES:
+        return type(last) is Allocation
+    while type(base) is memoryview:
+        base = base.obj
+    return type(base) in (bytes, bytearray)
+
+
+class _Held(np.ndarray[Any, np.dtype[Any]]):
+    """A view that nobody else has, with what keeps its memory."""
+
+    held: Any = None
+
+
+def memory_of(array: Array) -> Any:
+    """The bytes of a C-contiguous ndarray (`exact`) for the core: address and length as they are at one moment.
+
+    The memory stays where it is for as long as what this returns. numpy refers to the object that an array's memory
+    belongs to (a bytearray, an mmap, the ``buf`` of a SharedMemory), but lets it free or move that memory; an export of
+    its buffer does not.
+
+    Raises
+    ------
+    ValueError
+        The memory has gone already. Or the array is not C-contiguous.
+    """
+    base = array.base
+    while type(base) is np.ndarray:
+        base = base.base
+    if base is None or (type(base) is Allocation and type(base.base) is _PAGES):  # most are: numpy's own, or ours
+        return ffi.from_buffer(array)
+    view = array.view(_Held)
+    memory = ffi.from_buffer(view)
+    view.held = _export_under(view) if len(memory) else None
+    if isinstance(view.held, ffi.CData) and not 0 <= _distance(memory, view.held) <= len(view.held) - len(memory):
+        view.held = None  # no traceback is to hold it
+        raise _gone(view)
+    return memory
+
+
+class Hold:
+    """In its ``with`` block an array's memory stays where it is, as with `memory_of`, whatever strides the array has.
+
+    Raises
+    ------
+    ValueError
+        The memory has gone already.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self, array: Array) -> None:
+        self._held = None if array.base is None or array.size == 0 else _export_under(array)
+        if isinstance(self._held, ffi.CData) and not _lies_within(array, self._held):
+            ffi.release(self._held)
+            raise _gone(array)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held = None
+
+
+def _lies_within(array: Array, held: Any) -> bool:
+    low = high = _address(array) - address_of(held)
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        low, high = low + min(0, (length - 1) * stride), high + max(0, (length - 1) * stride)
+    return 0 <= low and high + array.itemsize <= len(held)
+
+
+def address_of(memory: Any) -> int:
+    """Where it begins, of what `memory_of` gives."""
+    return int(ffi.cast("uintptr_t", memory))
+
+
+def _distance(memory: Any, start: Any) -> int:
+    return int((memory + 0) - (start + 0))  # an array of C has no difference, and a pointer has
+
+
+def _export_under(array: Array) -> Any:
+    """An export of the buffer that an array lies on; None where there is none, or none is needed."""
+    _, base = _under(array)
+    if base is None or type(base) in (_PAGES, bytes):
+        return None
+    try:
+        return ffi.from_buffer(base)
+    except ValueError as error:  # a memoryview that was released, an mmap that was closed
+        raise _gone(array) from error
+    except (TypeError, BufferError):
+        pass
+    try:
+        return memoryview(base)  # it has strides
+    except (TypeError, BufferError):
+        return None  # no buffer (DLPack, __array_interface__): it is referred to, and that is all there is
+
+
+def _gone(array: Array) -> ValueError:
+    owner = type(_under(array)[1]).__name__
+    return ValueError(
+        f"the memory of this array has gone: the {owner} that it was made on has been closed, released or resized "
+        "since; make a new array on what there is now"
+    )
 
 
 def _pages(nbytes: int, huge_pages: bool | None) -> Allocation:
@@ -131,7 +264,8 @@ def prefault(array: Array) -> None:
     Parameters
     ----------
     array : ndarray
-        Contiguous, of any shape and dtype, on memory that may be written. Other threads may write to it meanwhile.
+        Contiguous (C or Fortran), of any shape and dtype, on memory that may be written. Other threads may write to it
+        meanwhile.
 
     Raises
     ------
@@ -141,7 +275,7 @@ def prefault(array: Array) -> None:
         Of a mapped file: it has become shorter than the array, or its disk is full (EFAULT); it is mapped for reading
         only (EACCES).
     ValueError
-        A read-only array of a mapped file.
+        A read-only array of a mapped file, or one that is not contiguous; or its memory has gone.
 
     Notes
     -----
@@ -149,21 +283,22 @@ def prefault(array: Array) -> None:
     an atomic addition of 0: where a mapped file has been cut, or is mapped for reading only though the array is
     writeable, that ends the process as any write does. The GIL is released.
     """
-    if array.nbytes == 0:
-        return
-    if not (array.flags.writeable or is_anonymous(array)):
-        raise ValueError("a read-only array of a mapped file cannot be faulted in to be written")
-    code = lib.gio_pages_prefault(ffi.cast("void *", array.ctypes.data), array.nbytes)
+    array = exact(array).view()  # its own: nobody changes it between the checks and the call
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        raise ValueError("the array is not contiguous: fault in the array that it is a view of")
+    with Hold(array):
+        mapped = not is_anonymous(array)
+        if mapped and not array.flags.writeable:
+            raise ValueError("a read-only array of a mapped file cannot be faulted in to be written")
+        memory = ffi.from_buffer(array if array.flags.c_contiguous else array.T)
+        code = lib.gio_pages_prefault(memory, len(memory)) if len(memory) else 0
     if code:
         text = f"cannot fault in {array.nbytes} bytes: {describe(code)}"
         if code == errno.EACCES:
             raise os_error(code, f"{text}: the memory cannot be written")
-        if code == errno.EFAULT and not is_anonymous(array):
+        if code == errno.EFAULT and mapped:
             raise os_error(code, f"{text}: a mapped file has become shorter than that, or its disk is full")
         raise MemoryError(text)
-
-
-_fault_in: Final = prefault  # where a parameter has the other name
 
 
 def empty(
@@ -219,7 +354,9 @@ def empty(
         raise AllocationError(f"an array of shape {sizes} and dtype {kind} is larger than any address space")
     memory = _pages(nbytes, huge_pages)
     if prefault and nbytes:
-        _fault_in(memory[:nbytes])
+        code = lib.gio_pages_prefault(ffi.from_buffer(memory), nbytes)
+        if code:
+            raise MemoryError(f"cannot fault in {nbytes} bytes: {describe(code)}")
         memory.serial, memory.length = next(_serials), nbytes
     array: Array = np.ndarray(sizes, kind, memory, order=order)
     return array
@@ -283,7 +420,7 @@ def empty_like(
     ``order="K"`` and ``"A"`` give Fortran order for a Fortran-contiguous prototype, else C order: pages have no
     other strides. It is an ordinary array, also for a masked one or another subclass. See `empty`.
     """
-    like = np.asanyarray(prototype)
+    like = np.asarray(prototype)
     layout: Order
     if order == "C" or order == "F":
         layout = order
@@ -299,6 +436,7 @@ def _address(array: Array) -> int:
 
 def is_aligned(x: Array) -> bool:
     """Whether an array is contiguous (C or Fortran) and starts on a page. An empty array always is."""
+    x = np.asarray(x) if is_array(x) else exact(x)  # of a masked one its data
     contiguous = x.flags.c_contiguous or x.flags.f_contiguous
     return x.nbytes == 0 or (contiguous and _address(x) % PAGE_SIZE == 0)
 
@@ -322,7 +460,8 @@ def asaligned(x: npt.ArrayLike) -> Array:
     if is_aligned(array):
         return array
     copy = empty_like(array)
-    copy[...] = array
+    with Hold(array):  # numpy lets go of the GIL
+        copy[...] = array
     return copy
 
 
@@ -347,13 +486,15 @@ class Pool:
     def __init__(
         self, count: int, shape: Shape, dtype: npt.DTypeLike = float, *, huge_pages: bool | None = None
     ) -> None:
-        if operator.index(count) < 1:
+        count = operator.index(count)
+        if count < 1:
             raise ValueError(f"a pool has at least one array, not {count}")
         self._arrays = {}
         self._available = threading.Condition()
         self._closed = False
+        sizes, kind = _as_shape(shape), np.dtype(dtype)
         for _ in range(count):
-            array = empty(shape, dtype, huge_pages=huge_pages)
+            array = empty(sizes, kind, huge_pages=huge_pages)
             self._arrays[_address(array)] = array
         self._free = list(self._arrays)
         self._nbytes = array.nbytes
@@ -406,8 +547,9 @@ class Pool:
         PoolError
             It is not one of this pool's, or it has been released already.
         """
-        if not isinstance(array, np.ndarray):
+        if not is_array(array):
             raise TypeError(f"expected an array of this pool, not {type(array).__name__}")
+        array = np.asarray(array)
         address = _address(array)
         with self._available:
             if address not in self._arrays or array.nbytes != self._nbytes:

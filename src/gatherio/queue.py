@@ -209,6 +209,8 @@ class CompletionQueue:
         self._tidy_at = _BATCH
         self._rooms: list[_Room] = []  # between one use and the next
         self._files: weakref.WeakSet[File] = weakref.WeakSet()
+        # No WeakSet: it has a function of Python's called when a registration goes, and a signal may raise in that.
+        self._registrations: list[weakref.ref[Registration]] = []
         self._transferred: dict[int, int] = {}  # bytes, by the serial of an allocation that may be worth registering
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
@@ -347,7 +349,8 @@ class CompletionQueue:
         -----
         What GetQueuedCompletionStatusEx does on Windows and io_uring_enter with IORING_ENTER_GETEVENTS on Linux.
         """
-        if max is not None and operator.index(max) < 1:
+        max = None if max is None else operator.index(max)
+        if max is not None and max < 1:
             raise ValueError(f"max is a positive number of operations, not {max}")
         deadline = deadline_ns(timeout)
         while True:
@@ -412,7 +415,10 @@ class CompletionQueue:
         ----------
         array : ndarray
             C-contiguous, of any shape and dtype. Until the registration ends its pages stay in memory, and count
-            against the limit of locked memory (memlock).
+            against the limit of locked memory (memlock). What they belong to (a bytearray, an mmap, a SharedMemory)
+            cannot be resized or closed meanwhile, and raises BufferError. Do not resize an array of numpy's own with
+            ``refcheck=False``, and do not have pages replaced (madvise(2) with MADV_DONTNEED): the kernel would go on
+            using the old ones.
 
         Returns
         -------
@@ -425,20 +431,24 @@ class CompletionQueue:
             The backend has no such thing (only "uring" has), the kernel is older than Linux 5.19, the limit of locked
             memory is reached, or the memory cannot be pinned (a file mapping).
         ValueError
-            The queue is closed, or the array is empty or not contiguous.
+            The queue is closed, the array is empty or not contiguous, or its memory has gone.
 
         Notes
         -----
         IORING_REGISTER_BUFFERS2 and IORING_OP_READ_FIXED; for many separate pages IORING_OP_READV_FIXED (Linux 6.15).
         """
-        checked(array)
+        array = checked(array)
         if array.nbytes == 0:
             raise ValueError("an empty array has no memory to be registered")
         registration = Registration(self, array)
         code = registration._code
         if code:
+            registration.close()  # no traceback is to keep the memory
             cure = f"; {_MEMLOCK}" if code == errno.ENOMEM else ""
             raise error(code, f"registering {array.nbytes} bytes with the backend {self.backend!r}{cure}")
+        with self._lock:
+            self._registrations = [other for other in self._registrations if other() is not None]
+            self._registrations.append(weakref.ref(registration))
         return registration
 
     def _keep_registered(self, array: Array, nbytes: int) -> bool:
@@ -495,6 +505,10 @@ class CompletionQueue:
             if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
                 break
         self._collect()
+        for reference in self._registrations:
+            registration = reference()
+            if registration is not None:
+                registration.close()  # it has ended: its memory need not stay
         for bridge in list(self._bridges.values()):
             bridge.close()
         check(code, "closing a completion queue")

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._npy_header import HEADER_MAX, descr_of, parse_fields, short
-from .pages import refuse_masked
+from .pages import is_array, refuse_masked
 
 __all__ = ["HEADER_BYTES", "MAGIC", "Record", "decode", "encode"]
 
@@ -95,7 +95,8 @@ def encode(obj: object, allow_pickle: bool) -> Record:
     """
     refuse_masked(obj)
     try:
-        return _encode_array(obj) if isinstance(obj, (np.ndarray, np.generic)) else _encode_json(obj)
+        is_numpy = issubclass(type(obj), (np.ndarray, np.generic))
+        return _encode_array(obj) if is_numpy else _encode_json(obj)
     except (TypeError, ValueError, RecursionError) as error:
         if not allow_pickle:
             raise TypeError(
@@ -143,7 +144,7 @@ def _check_odd_keys(found: dict[Any, Any]) -> None:
         raise TypeError("keys of a dict would not be found again, or become one, as the plain text that JSON has")
 
 
-def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
+def _encode_array(obj: Any) -> Record:
     array = _plain(obj)
     descr = descr_of(array.dtype)
     fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
@@ -157,9 +158,9 @@ def _encode_array(obj: npt.NDArray[Any] | np.generic) -> Record:
     return Record(ARRAY, text + b" " * padding, flat_bytes(array))
 
 
-def _plain(obj: npt.NDArray[Any] | np.generic) -> npt.NDArray[Any]:
+def _plain(obj: Any) -> npt.NDArray[Any]:
     """What is in memory, whatever a subclass says of itself."""
-    if isinstance(obj, np.generic):
+    if not is_array(obj):
         dtype: np.dtype[Any] = np.generic.dtype.__get__(obj)
         if dtype.itemsize == 0:  # numpy makes room for a character where a scalar has none
             nothing: npt.NDArray[Any] = np.ndarray((), dtype)

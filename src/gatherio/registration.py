@@ -6,10 +6,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from ._native import ffi, lib
+from .pages import exact, memory_of
 
 if TYPE_CHECKING:
     from .queue import CompletionQueue
@@ -22,8 +22,8 @@ Array: TypeAlias = npt.NDArray[Any]
 class Registration:
     """The memory of one array, registered with one `CompletionQueue`. Made by `CompletionQueue.register`.
 
-    It keeps the array's memory alive, and ends with `close`, with its ``with`` block, with the object itself or with
-    the queue.
+    It keeps the array's memory alive and where it is, and ends with `close`, with its ``with`` block, with the object
+    itself or with the queue.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class Registration:
     """
 
     def __init__(self, queue: CompletionQueue, array: Array) -> None:
-        self.nbytes = array.nbytes
-        self._native = made = ffi.new("gio_registration *")
         # Its end is there before it begins, and ends it while the array still is: memory that went first might be
         # another array's by then. And as with pages, no function of Python's, in which a signal could raise.
-        memory = ffi.from_buffer(array.reshape(-1).view(np.uint8))
-        self._memory = ffi.gc(memory, partial(lib.gio_unregister, made))
-        self._code = int(lib.gio_queue_register(queue._native, memory, self.nbytes, made))
+        self._native = made = ffi.new("gio_registration *")
+        memory = memory_of(exact(array))
+        self.nbytes = nbytes = len(memory)
+        self._memory = memory = ffi.gc(memory, partial(lib.gio_unregister, made))
+        self._code = int(lib.gio_queue_register(queue._native, memory, nbytes, made))
 
     @property
     def closed(self) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 from ._native import ffi
 from .errors import AlignmentError
-from .pages import PAGE_SIZE, is_anonymous, refuse_masked
+from .pages import PAGE_SIZE, address_of, exact, is_anonymous, is_array, memory_of, refuse_masked
 
 __all__ = ["Segments"]
 
@@ -19,11 +19,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def checked(array: object) -> Array:
-    """`array` itself, if it is an ndarray whose bytes can be handed to the kernel."""
+    """`array` itself, or what is `exact` of it, if it is an ndarray whose bytes can be handed to the kernel."""
     if type(array) is not np.ndarray:
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"expected a numpy array, not {type(array).__name__}")
-        refuse_masked(array)
+        array = exact(array)
     if array.dtype.hasobject:
         raise TypeError(f"an array of Python objects cannot go to a file: dtype {array.dtype}")
     if not array.flags.c_contiguous:
@@ -57,7 +55,8 @@ def checked_offsets(offsets: npt.ArrayLike, count: int) -> npt.NDArray[np.uint64
 def _integers(values: npt.ArrayLike, what: str) -> Array:
     """A 1-d array of integers, of any integer dtype or of Python's. A copy: the caller may change theirs meanwhile."""
     refuse_masked(values)
-    found = np.array(values)
+    found = np.asarray(values)
+    found = np.array(found)  # not in one step: an ``__array__`` may share its memory and say that it is a copy
     if found.ndim != 1:
         raise TypeError(f"{what} are a 1-d array of integers, not {found.ndim}-d of {found.dtype}")
     if found.dtype.kind in "iu" or not found.size:
@@ -75,22 +74,18 @@ def _integers(values: npt.ArrayLike, what: str) -> Array:
     raise TypeError(f"{what} are a 1-d array of integers, not of {found.dtype}{cause}")
 
 
+@final
 class Segments:
     """The places in memory that a gather takes a file's bytes from, or that a scatter puts them in.
 
-    Built once, used as often as you like; it keeps its arrays alive.
+    Built once, used as often as you like, never changed. It keeps its arrays alive, and their memory where it is: what
+    that belongs to (a bytearray, an mmap, a SharedMemory) cannot be resized or closed meanwhile, and raises
+    BufferError.
 
     Parameters
     ----------
     arrays : iterable of ndarray
         C-contiguous, of any shapes and dtypes; in the order that they have in the file.
-
-    Attributes
-    ----------
-    nbytes : int
-        The sum of the arrays' bytes.
-    base : ndarray or None
-        The array that all of them lie in, where there is one.
 
     Raises
     ------
@@ -98,29 +93,66 @@ class Segments:
         An array is not C-contiguous.
     TypeError
         Not an array, or one of Python objects, or a masked one.
+    ValueError
+        The memory of an array has gone: what it belongs to has been closed or resized.
     """
 
-    __slots__ = ("_anonymous", "_distinct", "_native", "_owners", "_table", "_writeable", "base", "nbytes")
+    __slots__ = (
+        "_anonymous",
+        "_base",
+        "_distinct",
+        "_memories",
+        "_native",
+        "_nbytes",
+        "_owners",
+        "_rows",
+        "_table",
+        "_writeable",
+    )
 
-    def __init__(self, arrays: Iterable[Array]) -> None:
-        if isinstance(arrays, np.ndarray):
+    _table: npt.NDArray[np.uint64]  # a row for each: address and length
+    _owners: list[Array]
+    _native: Any  # the same, as the core takes it
+    _nbytes: int
+    _base: Array | None
+    _writeable: bool
+    _anonymous: bool | None
+    _distinct: bool | None
+    _memories: list[Any]  # what keeps their memory
+    _rows: npt.NDArray[np.int64] | None  # which ones of an array, until it is known whether one is there twice
+
+    # Not __init__, which can be called again while the kernel reads the table.
+    def __new__(cls, arrays: Iterable[Array]) -> Segments:
+        if is_array(arrays):
             raise TypeError("expected a list of arrays, not an array; Segments.rows takes the rows of one")
         owners = [checked(array) for array in arrays]
+        memories = [ffi.from_buffer(array) if array.base is None else memory_of(array) for array in owners]
         table = np.empty((len(owners), 2), np.uint64)
         if owners:
-            table[:, 0] = [array.__array_interface__["data"][0] for array in owners]
-            table[:, 1] = [array.nbytes for array in owners]
-        self._set(table, owners, all(array.flags.writeable for array in owners))
+            table[:, 0] = np.frombuffer(ffi.buffer(ffi.new("void *[]", memories)), np.uintp)
+            table[:, 1] = [len(memory) for memory in memories]
+        base = owners[0] if len(owners) == 1 else None
+        return cls._of(table, owners, memories, base, all(array.flags.writeable for array in owners))
 
-    def _set(self, table: Array, owners: list[Array], writeable: bool) -> None:
-        self._table = table
-        self._owners = owners
-        self.base: Array | None = owners[0] if len(owners) == 1 else None
-        self._writeable = writeable
-        self._anonymous: bool | None = None
-        self._distinct: bool | None = None
-        self._native: Any = ffi.from_buffer("gio_segment[]", table)
-        self.nbytes = int(table[:, 1].sum(dtype=np.uint64))
+    def __init_subclass__(cls) -> None:
+        raise TypeError("gatherio.Segments cannot be subclassed: what it says of itself is what the kernel is told")
+
+    @classmethod
+    def _of(
+        cls, table: Array, owners: list[Array], memories: list[Any], base: Array | None, writeable: bool
+    ) -> Segments:
+        segments = object.__new__(cls)
+        segments._table = table
+        segments._owners = owners
+        segments._memories = memories
+        segments._base = base
+        segments._writeable = writeable
+        segments._anonymous = None
+        segments._distinct = None
+        segments._rows = None
+        segments._native = ffi.from_buffer("gio_segment[]", table)
+        segments._nbytes = int(table[:, 1].sum(dtype=np.uint64))
+        return segments
 
     @classmethod
     def rows(cls, array: Array, indices: npt.ArrayLike) -> Segments:
@@ -141,7 +173,7 @@ class Segments:
         TypeError
             The indices are no integers, or one of the arrays is a masked one.
         """
-        checked(array)
+        array = checked(array)
         if array.ndim == 0:
             raise ValueError("a 0-d array has no rows")
         index = _integers(indices, "indices")
@@ -153,19 +185,31 @@ class Segments:
             index = index.astype(np.int64, copy=False)
             if low < 0:
                 index = np.where(index < 0, index + count, index)
-        stride = array.nbytes // count if count else 0
+        memory = memory_of(array)
+        stride = len(memory) // count if count else 0
         table = np.empty((index.size, 2), np.uint64)
         np.multiply(index, stride, out=table[:, 0], casting="unsafe")
-        table[:, 0] += np.uint64(array.__array_interface__["data"][0])
+        table[:, 0] += np.uint64(address_of(memory))
         table[:, 1] = stride
-        segments = cls.__new__(cls)
-        segments._set(table, [array], array.flags.writeable)
-        segments.base = array
-        if index.size:  # rows do not overlap: no index twice is all that a scatter needs
-            seen = np.zeros(count, np.bool_)
-            seen[index] = True
-            segments._distinct = bool(stride == 0 or np.count_nonzero(seen) == index.size)
+        segments = cls._of(table, [array], [memory], array, array.flags.writeable)
+        if index.size and stride:
+            segments._rows = index
         return segments
+
+    def _let_go(self) -> None:
+        """It will not be used, and no traceback that refers to it is to keep the memory."""
+        for memory in self._memories:
+            ffi.release(memory)
+
+    @property
+    def nbytes(self) -> int:
+        """The sum of the arrays' bytes."""
+        return self._nbytes
+
+    @property
+    def base(self) -> Array | None:
+        """The array that all of them lie in, where there is one."""
+        return self._base
 
     @property
     def longest(self) -> int:
@@ -215,10 +259,29 @@ class Segments:
         """Raise ValueError unless these can be read into: writeable, and no byte in it twice."""
         checked_targets(self._writeable)
         if self._distinct is None:
-            filled = self._table[self._table[:, 1] != 0]
-            ordered = filled[np.argsort(filled[:, 0])]
-            self._distinct = bool((ordered[:-1].sum(axis=1) <= ordered[1:, 0]).all())
+            self._distinct = self._are_distinct()
         if not self._distinct:
             raise ValueError(
                 "a place in memory is in this scatter twice: which bytes it would end up with is undefined"
             )
+
+    def _are_distinct(self) -> bool:
+        rows = self._rows
+        if rows is not None:
+            self._rows = None
+            return _all_different(rows)  # rows do not overlap
+        filled = self._table[self._table[:, 1] != 0]
+        ordered = filled[np.argsort(filled[:, 0])]
+        return bool((ordered[:-1].sum(axis=1) <= ordered[1:, 0]).all())
+
+
+def _all_different(rows: npt.NDArray[np.int64]) -> bool:
+    """Whether no row is there twice. Takes no more memory than the rows' numbers have."""
+    first = int(rows.min())
+    span = int(rows.max()) - first + 1
+    if span > rows.nbytes:
+        ordered = np.sort(rows)
+        return bool((ordered[:-1] != ordered[1:]).all())
+    seen = np.zeros(span, np.bool_)
+    seen[rows - first if first else rows] = True
+    return bool(np.count_nonzero(seen) == rows.size)
