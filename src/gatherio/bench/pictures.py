@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 
+from .._replace import write_file
 from .headline import LINES, pair, ratio, shown_rate
 from .tables import number, size_name
 
 matplotlib.use("Agg")  # no window
 from matplotlib import pyplot
+
+matplotlib.rcParams["text.parse_math"] = False  # a name with two dollar signs is a name
 
 Row = dict[str, Any]
 Content = dict[str, Any]
@@ -56,8 +60,10 @@ def draw_all(content: Content, folder: Path) -> list[Path]:
         if figure is None:
             continue
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
         pyplot.close(figure)
+        write_file(path, picture.getvalue())
         written.append(path)
     return written
 
