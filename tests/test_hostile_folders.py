@@ -369,6 +369,20 @@ def test_folders_in_which_nobody_else_can_do_that_serve(make: Callable[[Path], P
 
 
 @not_on_windows("it has other rights")
+@needs_root("to give a folder away")
+def test_root_of_a_user_namespace_is_a_plain_user(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders of users that the namespace does not know, the system's root among them, are nobody's there."""
+    from gatherio import _folders
+
+    os.chown(disk_dir, NOBODY, NOBODY)
+    with pytest.raises(_folders.RefusedError), _folders.work_folder(disk_dir, "work", "advice"):
+        pass
+    monkeypatch.setattr(_folders, "_root_is_a_plain_user", lambda: True)
+    with _folders.work_folder(disk_dir, "work", "advice"):
+        pass
+
+
+@not_on_windows("it has other rights")
 @needs_root("to be another user")
 def test_a_plain_user_may_work_in_the_folders_of_others(disk_dir: Path) -> None:
     os.chown(disk_dir, 1, 1)

@@ -73,7 +73,8 @@ if sys.platform != "win32":
     #: The number of links that the kernel follows in one path (path_resolution(7)).
     _LINKS_MAX: Final = 40
     _ROOT: Final = 0
-    _OVERFLOW: Final = 65534  # the owner that files seem to have whose owner is none in a user namespace
+    #: Shown as the owner where a user namespace does not know it (user_namespaces(7)), the real root among others.
+    _OVERFLOW: Final = 65534
     #: The rights of a folder that holds settings, as the XDG Base Directory Specification has them.
     _MODE: Final = 0o700
 
@@ -276,7 +277,7 @@ if sys.platform != "win32":
 
     def _check_owner(opened: int, what: str, path: str, advice: str) -> None:
         owner = os.fstat(opened).st_uid
-        if owner in (_ROOT, os.geteuid()) or (owner == _OVERFLOW and not _has_owner_of_its_own(owner)):
+        if owner in (_ROOT, os.geteuid()) or (owner == _OVERFLOW and _root_is_a_plain_user()):
             return
         raise RefusedError(
             errno.EACCES,
@@ -292,14 +293,14 @@ if sys.platform != "win32":
         except OSError:
             return False
 
-    def _has_owner_of_its_own(user: int) -> bool:
-        """Whether a user's number is one in this user namespace (user_namespaces(7))."""
+    def _root_is_a_plain_user() -> bool:
+        """Whether root of this user namespace is somebody else outside, where he has no more rights than that one."""
         try:
             with open("/proc/self/uid_map", "rb") as file:
                 ranges = [tuple(map(int, line.split())) for line in file]
         except OSError:
-            return True
-        return any(first <= user < first + count for first, _, count in ranges)
+            return False
+        return any(inside == _ROOT and outside != _ROOT for inside, outside, _ in ranges)
 
     def _name_of(opened: int) -> str:
         with suppress(OSError):
