@@ -235,6 +235,44 @@ def test_nothing_elsewhere_is_touched_when_a_link_takes_the_work_folders_place(
     assert link.is_symlink(), "what is not ours stays"
 
 
+@not_on_windows("it has other rights")
+@needs_root("to give a folder away")
+@pytest.mark.parametrize("instead", ["of another's", "with something in it", "a link", "open to all"])
+def test_a_work_folder_that_is_taken_away_at_once(
+    instead: str, disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gatherio import _folders
+
+    other, real = tmp_path / "other" if instead == "a link" else disk_dir / "other", os.mkdir
+    other.mkdir()
+    if instead != "open to all":
+        (other / "kept").touch()
+    if instead == "of another's":
+        (other / "kept").unlink()
+        os.chown(other, NOBODY, NOBODY)
+    other.chmod(0o777)
+
+    def swapped(name: str, mode: int, *, dir_fd: int) -> None:
+        real(name, mode, dir_fd=dir_fd)
+        (disk_dir / name).rename(disk_dir / "aside")
+        if instead == "a link":
+            (disk_dir / name).symlink_to(other)
+        else:
+            other.rename(disk_dir / name)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    if instead == "open to all":  # an empty folder of ours: it becomes one
+        with _folders.work_folder(disk_dir, "work", "advice") as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700
+        return
+    with pytest.raises(OSError), _folders.work_folder(disk_dir, "work", "advice"):
+        pytest.fail("it was used")
+    if instead == "a link":
+        assert os.listdir(other) == ["kept"]
+    if instead == "with something in it":
+        assert len(list(disk_dir.glob("work-*/kept"))) == 1
+
+
 @not_on_windows("it has no /proc")
 def test_without_proc_the_work_folder_is_removed_too(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gatherio import _folders

@@ -123,8 +123,7 @@ if sys.platform != "win32":
         try:  # before it is made: a signal may come at any moment
             with _known_as(base, str(parent / base)):
                 os.mkdir(base, _MODE, dir_fd=above)
-                inside = os.open(base, _LISTABLE, dir_fd=above)
-                _check_new(inside, above, base)
+                inside = _open_new(base, above)
             path = path_of(inside) or str(parent / base)
             with _known_as(path, str(parent / base)):
                 yield Path(path)
@@ -150,14 +149,35 @@ if sys.platform != "win32":
                 return path
         return ""
 
-    def _check_new(inside: int, above: int, base: str) -> None:
-        """Raise OSError unless what has been opened is what has just been made: ours, and empty.
+    def _open_new(base: str, above: int) -> int:
+        """Open what has just been made.
 
-        Some servers and file systems have one owner for all files: then it is that of the folder above.
+        Raises
+        ------
+        OSError
+            It is another folder, which somebody has put in its place.
         """
-        found = os.fstat(inside)
-        if found.st_uid not in (os.geteuid(), os.fstat(above).st_uid) or os.listdir(inside):
+        inside = os.open(base, _LISTABLE, dir_fd=above)
+        try:
+            if not os.listdir(inside):
+                with suppress(OSError):  # not every file system has modes
+                    os.fchmod(inside, _MODE)
+                if not os.listdir(inside) and os.fstat(inside).st_uid == _owner_of_new(inside):
+                    return inside
             raise OSError(errno.ESTALE, "somebody has put another folder in the place of the one just made", base)
+        except BaseException:
+            os.close(inside)
+            raise
+
+    def _owner_of_new(folder: int) -> int:
+        """To whom belongs what we make in a folder: not to us, where a server or file system has one owner for all."""
+        name, flags = ".owner", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(name, flags, 0o600, dir_fd=folder)
+        try:
+            os.unlink(name, dir_fd=folder)
+            return os.fstat(file).st_uid
+        finally:
+            os.close(file)
 
     def _remove(base: str, above: int, inside: int) -> None:
         """Remove all that is in a folder, and its name, if that is still its own."""
@@ -290,8 +310,8 @@ if sys.platform != "win32":
         """Whether the group's rights may be those of a list of others."""
         try:
             return "system.posix_acl_access" in os.listxattr(f"/proc/self/fd/{folder}")
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EOPNOTSUPP
 
     def _root_is_a_plain_user() -> bool:
         """Whether root of this user namespace is somebody else outside, where he has no more rights than that one."""
