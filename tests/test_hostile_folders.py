@@ -475,6 +475,14 @@ def test_results_that_are_no_file(disk_dir: Path, tmp_path: Path) -> None:
     assert line.startswith(f"gatherio bench: {tmp_path / 'results.json'}: ")
 
 
+@not_on_windows("it has no mkfifo")
+def test_results_are_not_written_to_a_pipe(disk_dir: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "results.json")
+    done = call("bench", disk_dir, *QUICK, "--json", tmp_path / "results.json")
+    assert done.returncode == 2
+    assert "is no regular file" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 # --- settings, under sudo ---
 
 

@@ -126,11 +126,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     say(report.closing(results.content, outcome, results.path))
     if arguments.report:
-        try:
-            for path in report.write(results.content, arguments.report):
-                say(shown(str(path)))
-        except ValueError as error:
-            raise BenchError(str(error)) from error
+        for path in report.write(results.content, arguments.report):
+            say(shown(str(path)))
         if not report.has_pictures():
             say("no pictures: they need matplotlib, pip install 'gatherio[pictures]'")
     for failure in outcome.failures:

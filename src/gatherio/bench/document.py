@@ -15,9 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from .._replace import write_file
 from .groups import Claim, Contender, Group, Runs
-from .room import BenchError
+from .room import BenchError, replace_file
 from .runs import Metric, Run, Spread, cache_percent, durable_rate, in_gib, operations_per_second, rate
 
 SCHEMA_NAME: Final = "gatherio-study-1"
@@ -143,10 +142,7 @@ class Document:
         """Replace the file in one step: whoever pulls the plug finds the old one or the new one."""
         if self.path is None:
             return
-        try:
-            write_file(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
-        except ValueError as error:
-            raise BenchError(str(error)) from error
+        replace_file(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
 
     def all_met(self) -> bool:
         """Whether every figure with a target was measured and meets it."""

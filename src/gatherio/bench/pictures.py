@@ -11,8 +11,8 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 
-from .._replace import write_file
 from .headline import LINES, pair, ratio, shown_rate
+from .room import replace_file
 from .tables import number, size_name
 
 matplotlib.use("Agg")  # no window
@@ -63,7 +63,7 @@ def draw_all(content: Content, folder: Path) -> list[Path]:
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
         pyplot.close(figure)
-        write_file(path, picture.getvalue())
+        replace_file(path, picture.getvalue())
         written.append(path)
     return written
 

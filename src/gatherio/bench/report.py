@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from .._programs import working_in
-from .._replace import write_file
 from .._text import markdown, shown, shown_in
 from . import tables
 from .headline import headline_table
 from .machine import LOAD_BUSY
+from .room import replace_file
 from .runner import Outcome
 
 Content = dict[str, Any]
@@ -82,18 +82,12 @@ def _in_short(content: Content) -> list[str]:
 
 
 def write(content: Content, folder: Path) -> Iterator[Path]:
-    """Write tables and, where matplotlib is installed, pictures; the files that were written.
-
-    Raises
-    ------
-    ValueError
-        In the place of a file there is something else.
-    """
+    """Write tables and, where matplotlib is installed, pictures; the files that were written."""
     folder.mkdir(parents=True, exist_ok=True)
     content = shown_in(content)  # results may come from others
     pictures = _pictures(content, folder)
     page = folder / "study.md"
-    write_file(page, _page(content, pictures).encode())
+    replace_file(page, _page(content, pictures).encode())
     yield page
     yield from pictures
 
