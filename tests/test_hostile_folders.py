@@ -88,18 +88,20 @@ BENCH = ["--tiny", "--section", "memory", "--section", "sequential", "--section"
 
 
 @not_on_windows("what is planted are scripts of its shell")
-@pytest.mark.parametrize("how", ["-m", "script"])
+@pytest.mark.parametrize("how", ["-m", "script", "PYTHONPATH"])
 def test_nothing_in_the_working_directory_is_run(
     how: str, installed: dict[str, str], disk_dir: Path, tmp_path: Path
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    # With -m Python itself has looked there for what it needs to come to us.
-    ran = plant(here, MODULES if how == "-m" else MODULES + OF_CHILDREN)
+    # With the others Python itself has looked there for what it needs to come to us.
+    ran = plant(here, MODULES + OF_CHILDREN if how == "script" else MODULES)
     script = tmp_path / "script"
     script.write_text("import sys\nfrom gatherio.__main__ import main\nsys.exit(main())\n")
     command = GATHERIO if how == "-m" else [sys.executable, str(script)]
     environment = {**installed, "PATH": f":.:bin:{installed['PATH']}", "LD_LIBRARY_PATH": ":", "CPATH": ":"}
+    if how == "PYTHONPATH":
+        environment["PYTHONPATH"] += ":"  # an empty part
     results = tmp_path / "results.json"
     done = subprocess.run(
         [*command, "bench", disk_dir, *BENCH, "--json", results, "--report", tmp_path / "report"],

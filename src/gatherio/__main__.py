@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 from . import __version__
 from ._demo_report import as_dict, closing, opening
-from ._programs import imports_from_elsewhere
+from ._programs import nothing_from_here
 from ._report import OutputError, complain, drop, fields, paragraph, progress, say, size_text
 from ._text import json_text, shown, shown_lines
 from .bench import command as bench
@@ -449,7 +449,7 @@ def _run(top: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         top.print_help()
         return OK
     try:
-        with signals_raise(), warnings.catch_warnings(), imports_from_elsewhere():
+        with signals_raise(), warnings.catch_warnings(), nothing_from_here():
             warnings.showwarning = partial(_show_warning, arguments.command)
             code: int = arguments.run(arguments)
             return code

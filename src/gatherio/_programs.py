@@ -27,14 +27,18 @@ def find(name: str) -> str | None:
 
     Not by shutil.which: empty and relative parts of PATH are the working directory, and Windows' looks there first.
     """
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        folder = folder.strip('"') if sys.platform == "win32" else folder
-        if not _is_whole(folder):
-            continue
+    for folder in _whole_folders():
         program = os.path.join(folder, name + _SUFFIX)
         if os.path.isfile(program) and os.access(program, os.X_OK):
             return program
     return None
+
+
+def _whole_folders() -> list[str]:
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if sys.platform == "win32":
+        folders = [folder.strip('"') for folder in folders]
+    return list(filter(_is_whole, folders))
 
 
 def _is_whole(path: str) -> bool:
@@ -94,9 +98,10 @@ def output_of(
 def python(code: str) -> list[str]:
     """The command that runs `code` in a new interpreter, which imports from where this one does.
 
-    Nothing is imported before its path is set.
+    Nothing is imported before its path is set. We are found wherever we were, behind all else.
     """
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {import_path()!r}; {code}"]
+    path = [*import_path(), str(Path(__file__).resolve().parents[1])]
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {code}"]
 
 
 def import_path() -> list[str]:
@@ -107,11 +112,12 @@ def import_path() -> list[str]:
         here = os.getcwd()
     except OSError:  # it is gone
         return path
-    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    relative = [os.path.abspath(part) for part in parts if not os.path.isabs(part)] if parts != [""] else []
     if path and path[0] == here and _begins_with_working_directory():
         del path[0]
-    return [entry for entry in path if entry not in relative]
+    parts = os.environ.get("PYTHONPATH") or here
+    if any(os.path.normpath(part) == os.curdir for part in parts.split(os.pathsep)):
+        path = [entry for entry in path if entry != here]
+    return path
 
 
 def _begins_with_working_directory() -> bool:
@@ -122,14 +128,18 @@ def _begins_with_working_directory() -> bool:
 
 
 @contextmanager
-def imports_from_elsewhere() -> Iterator[None]:
-    """Within the block nothing is imported from the working directory."""
-    before = sys.path[:]
+def nothing_from_here() -> Iterator[None]:
+    """Within the block no module is imported from the working directory, and no library finds a program there."""
+    path, programs = sys.path[:], os.environ.get("PATH")
     sys.path[:] = import_path()
+    if programs is not None:  # an empty PATH would be the working directory
+        os.environ["PATH"] = os.pathsep.join(_whole_folders()) or os.path.abspath(os.devnull)
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = path
+        if programs is not None:
+            os.environ["PATH"] = programs
 
 
 @contextmanager
