@@ -687,50 +687,46 @@ def assert_harmless(*outputs: bytes) -> None:
         assert not any(line.startswith("FORGED") for line in text.splitlines()), text
 
 
-def commands(folder: Path) -> list[list[str | Path]]:
-    missing, results = folder / f"no {folder.name}", folder / "results.json"
-    bench = ["bench", folder, *QUICK]
-    return [
-        ["info", folder],
-        ["info", folder, "--json"],
-        ["info", missing],
-        ["info", folder / "file", folder.name],
-        [folder.name],
-        ["demo", folder, "--size", "1M"],
-        ["demo", folder, "--size", "1M", "--json"],
-        ["demo", missing],
-        ["demo", folder / "file"],
-        ["demo", folder, "--size", folder.name],
-        ["tune", folder, "--tiny"],
-        ["tune", folder, "--tiny", "--json"],
-        ["tune", folder, "--forget"],
-        ["tune", missing],
-        [*bench, "--resume", results],
-        [*bench, "--json", folder / "file" / "results"],
-        [*bench, "--report", folder],
-        ["bench", folder, "--tiny", "--resume", folder / "file"],
-        ["bench", missing],
-        ["bench", folder, "--section", folder.name],
-    ]
+#: What is called, with the folder for DIR and its name for NAME, and the exit code.
+CALLS: list[tuple[str, int]] = [
+    ("info DIR", 0),
+    ("info DIR --json", 0),
+    ("info DIR/NAME", 2),
+    ("info DIR NAME", 2),
+    ("NAME", 2),
+    ("demo DIR --size 1M", 0),
+    ("demo DIR --size 1M --json", 0),
+    ("demo DIR/NAME", 2),
+    ("demo DIR/file", 2),
+    ("demo DIR --size NAME", 2),
+    ("tune DIR --tiny", 0),
+    ("tune DIR --tiny --json", 0),
+    ("tune DIR --forget", 0),
+    ("tune DIR/NAME", 2),
+    (" ".join(["bench DIR --resume DIR/results.json", *QUICK]), 0),
+    (" ".join(["bench DIR --json DIR/file/results", *QUICK]), 1),
+    (" ".join(["bench DIR --report DIR/report", *QUICK]), 0),
+    ("bench DIR --tiny --resume DIR/file", 2),
+    ("bench DIR/NAME", 2),
+    ("bench DIR --section NAME", 2),
+]
 
 
 @pytest.mark.parametrize("locale", ["UTF-8"] if ON_WINDOWS else LOCALES)
+@pytest.mark.parametrize(("called", "code"), CALLS, ids=[called for called, _ in CALLS])
 def test_names_are_printed_without_what_a_terminal_acts_on(
-    locale: str, hostile_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    called: str, code: int, locale: str, hostile_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (hostile_dir / "file").write_text(HOSTILE, encoding="utf-8")
-    config = hostile_dir / "config"
     for variable, value in LOCALES[locale].items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("LOCALAPPDATA" if ON_WINDOWS else "XDG_CONFIG_HOME", str(config))
-    codes = []
-    for arguments in commands(hostile_dir):
-        done = subprocess.run([*GATHERIO, *map(os.fspath, arguments)], capture_output=True, timeout=200)
-        assert_harmless(done.stdout, done.stderr)
-        codes.append(done.returncode)
-        if "--json" in arguments and arguments[0] == "info" and locale == "UTF-8":
-            assert json.loads(done.stdout)["path"]["path"] == str(hostile_dir), "it is exact"
-    assert codes == [0, 0, 2, 2, 2, 0, 0, 2, 2, 2, 0, 0, 0, 2, 0, 1, 0, 2, 2, 2]
+    monkeypatch.setenv("LOCALAPPDATA" if ON_WINDOWS else "XDG_CONFIG_HOME", str(hostile_dir / "config"))
+    words = [word.replace("DIR", str(hostile_dir)).replace("NAME", hostile_dir.name) for word in called.split(" ")]
+    done = subprocess.run([*GATHERIO, *words], capture_output=True, timeout=200)
+    assert_harmless(done.stdout, done.stderr)
+    assert done.returncode == code
+    if called == "info DIR --json" and locale == "UTF-8":
+        assert json.loads(done.stdout)["path"]["path"] == str(hostile_dir), "it is exact"
 
 
 def test_warnings_are_printed_without_it() -> None:
