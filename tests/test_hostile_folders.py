@@ -548,6 +548,25 @@ def test_root_forgets_no_settings_of_another_user(disk_dir: Path, tmp_path: Path
     assert path.read_bytes() == before
 
 
+@not_on_windows("it lets nobody replace a file that is open")
+def test_settings_are_read_from_the_file_that_was_looked_at(
+    disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from what has its name by then, which may be a device that acts when it is opened."""
+    tuning.store(disk_dir, tuning.from_dict({"depth": 7}), {})
+    path, other, real = tuning.tuning_file(), tmp_path / "other", tuning._refuse_what_is_no_file
+    other.write_text(path.read_text().replace('"depth": 7', '"depth": 8'))
+
+    def looked_at(found: os.stat_result) -> None:
+        real(found)
+        if other.exists():
+            other.rename(path)
+
+    monkeypatch.setattr(tuning, "_refuse_what_is_no_file", looked_at)
+    assert '"depth": 7' in tuning._text(path)
+    assert not other.exists() and '"depth": 8' in tuning._text(path)
+
+
 @not_on_windows("it takes a right to make links")
 def test_settings_may_lie_behind_a_link_of_ones_own(disk_dir: Path, tmp_path: Path, config_home: Path) -> None:
     (tmp_path / "dotfiles").mkdir()
