@@ -215,6 +215,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
 
 def _text(path: Path) -> str:
     with open(path, "rb", opener=_open_file) as file:
+        _refuse_what_is_no_file(os.fstat(file.fileno()))
         content = file.read(_BYTES_MAX + 1)
     if len(content) > _BYTES_MAX:
         raise ValueError(f"it has more than {_BYTES_MAX} bytes, and gatherio writes some hundred for each device")
