@@ -10,13 +10,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gatherio._report import complain, say
+from gatherio._text import shown
 from gatherio.bench import document, report
+from gatherio.bench.room import BenchError
 
 
 def main(results: str, folder: str) -> None:
     for path in report.write(document.read(Path(results)), Path(folder)):
-        print(path)
+        say(shown(str(path)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BenchError as error:
+        complain(f"report.py: {error}")
+        sys.exit(1)

@@ -407,18 +407,17 @@ def test_no_fio_without_fio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(ON_WINDOWS, reason="not on Windows: it has no io_uring")
 def test_the_bare_loop_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bare_loop, "PLACES", (tmp_path / "no.c",))
+    source = tmp_path / "no.c"
+    source.write_text("no C\n")
+    program, why = bare_loop.build(tmp_path, source)
+    assert program is None and "does not compile no.c: " in why
+    monkeypatch.setenv("PATH", "")
+    assert bare_loop.build(tmp_path, source)[1].startswith("there is no C compiler")
+    monkeypatch.setattr(bare_loop, "CHECKOUT", tmp_path)
     assert bare_loop.build(tmp_path) == (
         None,
-        "benchmarks/bare_uring.c is not here: run this in a checkout of gatherio",
+        "benchmarks/bare_uring.c is not here: run this in a checkout of gatherio, or give --bare-loop FILE",
     )
-    source = tmp_path / "bare_uring.c"
-    source.write_text("no C\n")
-    monkeypatch.setattr(bare_loop, "PLACES", (source,))
-    program, why = bare_loop.build(tmp_path)
-    assert program is None and "does not compile" in why
-    monkeypatch.setenv("PATH", "")
-    assert bare_loop.build(tmp_path)[1].startswith("there is no C compiler")
 
 
 def test_the_common_file_keeps_its_words(disk_dir: Path) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import _thread
 import argparse
 import errno
-import json
 import os
 import re
 import signal
 import stat
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from . import __version__
 from ._demo_report import as_dict, closing, opening
+from ._programs import nothing_from_here
 from ._report import OutputError, complain, drop, fields, paragraph, progress, say, size_text
+from ._text import json_text, shown, shown_lines
 from .bench import command as bench
 from .bench import tune_command as tune
 from .demo import DemoError, Facts, run
@@ -145,12 +149,20 @@ def size(text: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.color = False  # of Python 3.14: escape sequences, which `say` does not print
+
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print help as everything else is: argparse says nothing where it cannot."""
         if message and file is sys.stdout:
             say(message.removesuffix("\n"))
         else:
-            super()._print_message(message, file)
+            super()._print_message(shown_lines(message), file)
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what is wrong with the arguments, in a line."""
+        super().error(shown(message))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -228,7 +240,7 @@ def _run_info(arguments: argparse.Namespace) -> int:
         found = info(path)
     except (OSError, ValueError) as error:
         return _refuse("info", _in_words(error))
-    say(json.dumps(found, indent=2) if arguments.json else _info_text(found))
+    say(json_text(found) if arguments.json else _info_text(found))
     return OK
 
 
@@ -288,7 +300,7 @@ def _path_text(path: dict[str, Any]) -> str:
         ("tuning", path["tuning"]["reason"] if path["tuning"] else "none is stored; gatherio tune measures the device"),
         ("alignment", f"offsets {path['offset_alignment']} bytes, memory {path['memory_alignment']} bytes"),
     ]
-    return f"{path['path']}\n{fields(rows)}"
+    return f"{shown(path['path'])}\n{fields(rows)}"
 
 
 # --- demo ---
@@ -323,7 +335,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         if no_room:
             return _refuse("demo", f"{_in_words(error)}; give a smaller --size or another folder")
         return _refuse("demo", _in_words(error), FAILED if began else UNUSABLE)
-    say(json.dumps(as_dict(result), indent=2) if arguments.json else closing(result))
+    say(json_text(as_dict(result)) if arguments.json else closing(result))
     for check in result.checks:
         if not check.ok:
             _refuse("demo", f"{check.what}: {check.difference}")
@@ -437,7 +449,8 @@ def _run(top: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         top.print_help()
         return OK
     try:
-        with signals_raise():
+        with signals_raise(), warnings.catch_warnings(), nothing_from_here():
+            warnings.showwarning = partial(_show_warning, arguments.command)
             code: int = arguments.run(arguments)
             return code
     except Stopped as stopped:
@@ -449,6 +462,18 @@ def _run(top: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         return _refuse(arguments.command, f"not enough memory, give a smaller --size: {error}", FAILED)
     except OSError as error:
         return _refuse(arguments.command, _in_words(error), FAILED)
+    except (OutputError, KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # a fault of ours: told as Python does, but for what a terminal acts on
+        complain("Traceback (most recent call last):")
+        for line in "".join(traceback.format_tb(error.__traceback__)).rstrip("\n").split("\n"):
+            complain(line)
+        complain(f"{type(error).__name__}: {error}")
+        return FAILED
+
+
+def _show_warning(command: str, message: Warning | str, *where: object) -> None:
+    _refuse(command, f"warning: {message}")
 
 
 if __name__ == "__main__":

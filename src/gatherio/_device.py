@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo."""
+    """A line of /proc/self/mountinfo, which proc_pid_mountinfo(5) describes. Names are as Python has those of files."""
 
     number: str  # major:minor
     point: str
@@ -20,28 +21,29 @@ class Mount(NamedTuple):
 
 def mount_of(path: str | os.PathLike[str]) -> Mount | None:
     """The mount that a path lies in; None where the system does not tell."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
+    mounts = [mount for line in lines(Path("/proc/self/mountinfo")) if (mount := _parsed(line))]
+    if not mounts:
         return None
-    mounts = [_parsed(line) for line in lines]
     number = _number(os.stat(path).st_dev)
     real = os.path.realpath(path)
     around = [mount for mount in mounts if _is_within(real, mount.point)]
     return max(around, key=lambda mount: (mount.number == number, len(mount.point)), default=None)
 
 
-def _parsed(line: str) -> Mount:
-    mount, _, system = line.partition(" - ")
-    _, _, number, _, point, options = mount.split()[:6]
-    kind, source, *_ = system.split()
-    return Mount(number, _unescaped(point), options, kind, _unescaped(source))
+def _parsed(line: bytes) -> Mount | None:
+    """None of another line. Names may hold any byte; space, tab, line feed and backslash are escaped."""
+    fields = line.split(b" ")
+    try:
+        _, _, number, _, point, options = fields[:6]
+        at = fields.index(b"-", 6)  # behind any number of optional fields
+        kind, source = fields[at + 1 : at + 3]
+    except ValueError:
+        return None
+    return Mount(*(os.fsdecode(_unescaped(field)) for field in (number, point, options, kind, source)))
 
 
-def _unescaped(text: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-3][0-7]{2})", lambda found: bytes([int(found[1], 8)]), field)
 
 
 def _is_within(path: str, folder: str) -> bool:
@@ -100,8 +102,15 @@ def identity(path: str | os.PathLike[str]) -> str:
     mount = mount_of(path)
     folder = _sysfs(_number(number)) or _source_device(mount)
     if folder is None:
-        return f"{mount.file_system} {mount.source} {mount.point}" if mount else f"device {_number(number)}"
+        if mount is None:
+            return f"device {_number(number)}"
+        return _in_any_locale(f"{mount.file_system} {mount.source} {mount.point}")
     return _uuid(folder.name) or _serial(folder) or f"{folder.name} of {read(folder / 'size')} sectors"
+
+
+def _in_any_locale(name: str) -> str:
+    """The same text whatever Python takes the encoding of names to be."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _uuid(name: str) -> str:
@@ -126,7 +135,16 @@ def _serial(folder: Path) -> str:
 
 def read(path: Path) -> str:
     """The text of a small file of the system's; empty if there is none."""
+    return _content(path).strip().decode("utf-8", "replace")
+
+
+def lines(path: Path) -> list[bytes]:
+    """The lines of such a file, as bytes: in text, Python takes more than a line feed for the end of a line."""
+    return _content(path).split(b"\n")
+
+
+def _content(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""

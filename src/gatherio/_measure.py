@@ -8,11 +8,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import secrets
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +18,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ._device import lines, read
 from .file import open as gatherio_open
 from .pages import PAGE_SIZE
 
 GIB = 1 << 30
-#: On Windows a file cannot go while somebody looks at it, and virus scanners and indexers look at all that is new.
-REMOVALS_MAX = 20
 Number = TypeVar("Number", int, float)
 
 
@@ -135,14 +132,14 @@ def _performance(field: str) -> int | None:
 
 def meminfo(field: str) -> int | None:
     """A line of /proc/meminfo in bytes."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return None
+    return next((int(value) * 1024 for value in values_of(Path("/proc/meminfo"), field)), None)
+
+
+def values_of(path: Path, field: str) -> list[bytes]:
+    """The first word behind "FIELD:" in each such line of a file of the system's."""
+    name = field.encode() + b":"
+    behind = [line[len(name) :].split() for line in lines(path) if line.startswith(name)]
+    return [words[0] for words in behind if words]
 
 
 def cached_bytes() -> int | None:
@@ -199,9 +196,8 @@ def system_cpu_s() -> float | None:
         told = ctypes.WinDLL("kernel32").GetSystemTimes(*map(ctypes.byref, (idle, kernel, user)))
         return (kernel.value - idle.value + user.value) / 1e7 if told else None
     try:
-        with open("/proc/stat", encoding="ascii") as file:
-            user, nice, system, _idle, _iowait, irq, softirq = map(int, file.readline().split()[1:8])
-    except (OSError, ValueError):
+        user, nice, system, _idle, _iowait, irq, softirq = map(int, lines(Path("/proc/stat"))[0].split()[1:8])
+    except ValueError:
         return None
     return float(user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
@@ -219,15 +215,11 @@ def available_memory() -> int | None:
 
 def _available_in_cgroup() -> int | None:
     """What the memory limits of this process's control groups (version 2) leave."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    name = next((line[3:].strip("/") for line in lines if line.startswith("0::")), None)
+    name = next((line[3:] for line in lines(Path("/proc/self/cgroup")) if line.startswith(b"0::")), None)
     if name is None:
         return None
     top = Path("/sys/fs/cgroup")
-    group, left = top / name, []
+    group, left = top / os.fsdecode(name).strip("/"), []
     while group.is_relative_to(top):
         left.append(_left_in(group))
         group = group.parent
@@ -236,12 +228,12 @@ def _available_in_cgroup() -> int | None:
 
 def _left_in(group: Path) -> int | None:
     try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" is no limit
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        details = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):
+        limit = int(read(group / "memory.max"))  # "max" is no limit, and so is nothing
+        used = int(read(group / "memory.current"))
+        details = dict(line.split() for line in lines(group / "memory.stat") if line)
+    except ValueError:
         return None
-    return max(0, limit - used + int(details.get("inactive_file", 0)))
+    return max(0, limit - used + int(details.get(b"inactive_file", 0)))
 
 
 def total_memory() -> int | None:
@@ -254,32 +246,3 @@ def total_memory() -> int | None:
 def free_space(folder: Path) -> int:
     """Bytes that a plain user can still write in this folder's file system."""
     return shutil.disk_usage(folder).free
-
-
-# --- a folder to work in ---
-
-
-@contextmanager
-def work_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end with all that is in it, whatever the end is."""
-    folder = parent / f"{name}-{secrets.token_hex(6)}"
-    try:  # before it is made: a signal may come at any moment
-        folder.mkdir(mode=0o700)
-        yield folder
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # a file that one of them holds open stays on Windows
-        raise
-    finally:
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    try:
-        for _ in range(REMOVALS_MAX):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.1)
-    except BaseException:  # Ctrl-C once more
-        _remove(folder)
-        raise

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from ._text import shown
+
 Progress: TypeAlias = bool | Callable[[int, int], object] | None
 """None or False: none. True: a tqdm bar. Else called with (done_bytes, total_bytes) by the calling thread."""
 
@@ -56,5 +58,5 @@ def _bar(total: int, label: str) -> Iterator[Callable[[int], object]]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("progress=True needs tqdm: pip install gatherio[progress]") from error
-    with tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+    with tqdm(total=total, desc=shown(label), unit="B", unit_scale=True, unit_divisor=1024) as bar:
         yield lambda done: bar.update(done - bar.n)

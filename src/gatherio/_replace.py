@@ -47,7 +47,7 @@ from .errors import InPlaceWarning
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Place", "Target"]
+__all__ = ["Place", "Target", "write_file"]
 
 Made = TypeVar("Made")
 
@@ -772,3 +772,26 @@ if sys.platform == "win32":
                 return
             time.sleep(0.005)
         os.replace(temporary, target)
+
+
+# --- small files ---
+
+
+def write_file(name: str | os.PathLike[str], content: bytes) -> None:
+    """Replace a file by these bytes, or make it, in one step.
+
+    Raises
+    ------
+    ValueError
+        There is something that is no regular file.
+    OSError
+        With `name` as ``filename``.
+    """
+
+    def write(place: Place) -> None:
+        with open(place.path, "wb") as file:
+            place.check(file)
+            file.write(content)
+
+    with Target(os.fspath(name)) as target:
+        target.replace(write)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, NoReturn, TextIO, TypeAlias
 
+from ._text import shown, shown_lines
+
 Step: TypeAlias = Callable[[int, int, str], object]
 """Called with (steps done, steps in all, what is done next)."""
 
@@ -36,7 +38,7 @@ def size_text(nbytes: int) -> str:
 
 def paragraph(text: str, indent: str = "") -> str:
     """`text` broken into lines that fit the terminal."""
-    return textwrap.fill(text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.fill(shown(text), width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> str:
@@ -47,7 +49,7 @@ def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> str:
     for name, text in rows:
         first = f"{indent}{name:<{name_width}}"
         lines.append(
-            textwrap.fill(text, width(), initial_indent=first, subsequent_indent=column, break_on_hyphens=False)
+            textwrap.fill(shown(text), width(), initial_indent=first, subsequent_indent=column, break_on_hyphens=False)
         )
     return "\n".join(lines)
 
@@ -103,7 +105,7 @@ class OutputError(Exception):
 
 
 def say(text: str) -> None:
-    """Print and flush.
+    """Print and flush. Of what a terminal acts on only line feeds are printed as they are.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def say(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
     try:
-        print(text, flush=True)
+        print(shown_lines(text), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -130,7 +132,7 @@ def complain(text: str) -> None:
     """Print a line on standard error, where there is one."""
     try:
         if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
+            print(shown(text), file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
 
@@ -180,7 +182,7 @@ def progress() -> Iterator[Step]:
                 )
                 bars.append(at_end.enter_context(bar))
             bars[0].total, bars[0].n = total, done
-            bars[0].set_description_str(what)  # draws it, too
+            bars[0].set_description_str(shown(what))  # draws it, too
 
         yield show
 
@@ -188,4 +190,4 @@ def progress() -> Iterator[Step]:
 def _tell(text: str) -> None:
     """Put `text` in the place of the last one. Without escape sequences: a Windows console may show those."""
     room = shutil.get_terminal_size().columns - 1
-    print(f"\r{text[:room]:<{room}}\r", end="", file=sys.stderr, flush=True)
+    print(f"\r{shown(text)[:room]:<{room}}\r", end="", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _measure, npy, pages
 from ._demo_phases import Check, Pages, Step, Steps, WholeArray, fill
+from ._folders import work_folder
 from ._measure import GIB, Sample, measuring
 from ._report import size_text
 from .file import open as open_file
@@ -48,6 +49,10 @@ DISK_FACTOR: Final = 2.25
 FREE_MIN: Final = 16 * MIB
 #: Four arrays at most, and what numpy copies aside.
 MEMORY_FACTOR: Final = 4.25
+
+
+#: For root in somebody else's folder.
+ADVICE: Final = "run this as the user whose folder it is, as with sudo -u, or give a folder of root's"
 
 
 class DemoError(Exception):
@@ -221,7 +226,7 @@ def run(
         A transfer failed.
     """
     parent = Path(directory)
-    with CompletionQueue(backend=backend) as queue, _measure.work_folder(_usable(parent), "gatherio-demo") as folder:
+    with CompletionQueue(backend=backend) as queue, work_folder(_usable(parent), "gatherio-demo", ADVICE) as folder:
         system = info(parent)
         if size is not None:
             _check_room(parent, size, system)

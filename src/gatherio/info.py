@@ -7,10 +7,12 @@ import os
 import platform
 import secrets
 import shutil
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from . import tuning
+from ._folders import opened, path_of
 from ._native import remedy
 from ._version import __version__
 from .file import File
@@ -74,24 +76,36 @@ def _about(path: str) -> dict[str, Any]:
     if not os.path.isdir(path):
         with File(path, "r", None, False, queue) as file:
             return _describe(file, path)
-    name = os.path.join(path, f".gatherio-{secrets.token_hex(8)}")
-    try:
-        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        why = remedy(error.errno, name)
-        raise OSError(
-            error.errno,
-            f"{error.strerror}: no file can be made there to ask about{': ' if why else ''}{why}; "
-            "give a file to read, or a folder to write to",
-            path,
-        ) from None
-    try:
-        with File(name, "r", None, False, queue) as file:
-            return _describe(file, path)
-    finally:
-        Path(name).unlink()
+    with _new_file(path) as name, File(name, "r", None, False, queue) as file:
+        return _describe(file, path)
+
+
+@contextmanager
+def _new_file(folder: str) -> Iterator[str]:
+    """A path to a new, empty file in a folder: to this one, whatever becomes of its name, which goes at the end."""
+    with opened(folder) as inside:
+        path = inside / f".gatherio-{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            why = remedy(error.errno, os.path.join(folder, path.name))
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: no file can be made there to ask about{': ' if why else ''}{why}; "
+                "give a file to read, or a folder to write to",
+                folder,
+            ) from None
+        place = path_of(descriptor)
+        try:
+            if not place:
+                os.close(descriptor)
+            yield place or str(path)
+        finally:
+            if place:
+                os.close(descriptor)
+            path.unlink()
 
 
 def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:

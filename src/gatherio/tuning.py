@@ -7,6 +7,10 @@ They stand in one JSON file, ``tuning.json`` in the user's configuration folder 
 
 `gatherio.open` reads it when there is one, and again when it has changed. `File.reason` and ``gatherio info`` tell
 whether settings come from there. What is wrong with the file is a warning, and the defaults are used.
+
+Whose file it is does not matter to who reads it, not even to root with another user's environment (sudo): it holds four
+numbers, each within bounds, of which the worst make transfers slow, or lock memory up to the usual limit. To write is
+another thing: the folder has to be this user's, and root follows no link of anybody else's on the way there.
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from . import _device
+from . import _device, _folders
 
 __all__ = ["Tuning", "TuningWarning", "tuning_file"]
 
@@ -37,6 +41,11 @@ REQUEST_SIZE_MAX: Final = 2**40
 
 AnyPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
+
+_NAME: Final = "tuning.json"
+_ADVICE: Final = (
+    "settings are not stored there: sudo -H takes root's own configuration folder, XDG_CONFIG_HOME names another one"
+)
 
 # Bounds of the file, each far beyond what is written there.
 _BYTES_MAX: Final = 1 << 20
@@ -155,7 +164,7 @@ def tuning_file() -> Path:
         base = os.environ.get("LOCALAPPDATA") or os.path.join(os.path.expanduser("~"), "AppData", "Local")
     else:
         base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return Path(base, "gatherio", "tuning.json")
+    return Path(base, "gatherio", _NAME)
 
 
 class _Stored:
@@ -205,8 +214,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _text(path: Path) -> str:
-    _refuse_what_is_no_file(os.stat(path))  # before it is opened: a pipe would wait, and a device might act
-    with open(path, "rb", opener=_open_without_waiting) as file:
+    with open(path, "rb", opener=_open_file) as file:
         _refuse_what_is_no_file(os.fstat(file.fileno()))
         content = file.read(_BYTES_MAX + 1)
     if len(content) > _BYTES_MAX:
@@ -219,8 +227,20 @@ def _refuse_what_is_no_file(found: os.stat_result) -> None:
         raise ValueError("it is no regular file")
 
 
-def _open_without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+def _open_file(name: str, flags: int) -> int:
+    """Open a regular file, and nothing else: a pipe would wait, and a device might act.
+
+    It is looked at before, by O_PATH, which opens nothing yet, and opened through what was looked at.
+    """
+    if sys.platform == "win32":
+        _refuse_what_is_no_file(os.stat(name))
+        return os.open(name, flags)
+    looked_at = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _refuse_what_is_no_file(os.fstat(looked_at))
+        return os.open(_folders.path_of(looked_at) or name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    finally:
+        os.close(looked_at)
 
 
 def _devices(text: str) -> dict[str, Any]:
@@ -314,17 +334,29 @@ def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
     OSError
         It cannot be stored.
     """
-    target = tuning_file()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    devices: dict[str, Any] = {}
-    if os.path.lexists(target):
-        devices, problem = _read(target)
-        if problem:
-            _set_aside(target)
     device = _device.identity(_existing(path)[0])
-    devices[device] = {"settings": as_dict(tuning), **details}
-    _write(target, devices)
+    with _folder(make=True) as folder:
+        target = folder / _NAME
+        devices: dict[str, Any] = {}
+        if os.path.lexists(target):
+            devices, problem = _read(target)
+            if problem:
+                _set_aside(target)
+        devices[device] = {"settings": as_dict(tuning), **details}
+        _write(target, devices)
     return device
+
+
+@contextlib.contextmanager
+def _folder(*, make: bool = False) -> Iterator[Path]:
+    """The folder of the file, to write to: this user's own, and no link of another's leads to it."""
+    folder = tuning_file().parent
+    with _folders.opened(folder, _ADVICE, make=make) as inside:
+        if sys.platform != "win32" and os.stat(inside).st_uid not in (0, os.geteuid()):
+            raise PermissionError(
+                errno.EACCES, "it belongs to another user: set XDG_CONFIG_HOME to a folder of this user's", str(folder)
+            )
+        yield inside
 
 
 def _set_aside(target: Path) -> None:
@@ -336,12 +368,11 @@ def _set_aside(target: Path) -> None:
 
 def check_storable() -> None:
     """Raise OSError if settings cannot be stored: before anything is measured."""
-    folder = tuning_file().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            errno.EACCES, "settings cannot be stored in this folder; it needs the right to write", str(folder)
-        )
+    with _folder(make=True) as folder:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(
+                errno.EACCES, "settings cannot be stored in this folder; it needs the right to write", str(folder)
+            )
 
 
 def forget(path: AnyPath) -> bool:
@@ -349,7 +380,8 @@ def forget(path: AnyPath) -> bool:
     devices = dict(_current().devices)
     if devices.pop(_device.identity(_existing(path)[0]), None) is None:
         return False
-    _write(tuning_file(), devices)
+    with _folder() as folder:
+        _write(folder / _NAME, devices)
     return True
 
 

@@ -78,14 +78,14 @@ class Bed:
         Why there is none, or "".
     """
 
-    def __init__(self, folder: Path, extent: Extent) -> None:
+    def __init__(self, folder: Path, extent: Extent, bare_loop_source: Path | None = None) -> None:
         self.folder = folder
         self.extent = extent
         #: The rows that a group has had so far.
         self.results: Callable[[str, str], list[dict[str, Any]]] = lambda section, group: []
         self._arrays: dict[tuple[int, bool | None], Array] = {}
         self.no_fio = fio.why_not(folder)
-        self.bare_loop, self.no_bare_loop = bare_loop.build(folder)
+        self.bare_loop, self.no_bare_loop = bare_loop.build(folder, bare_loop_source)
 
     @property
     def size(self) -> int:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from .. import _measure
 from .._device import mount_of
+from .._folders import RefusedError, work_folder
 from .._report import complain, progress, say
+from .._text import shown
+from ..demo import ADVICE
 from ..tuning import settings_for
 from . import bed as beds
-from . import report
+from . import fio, report
 from .arrays import arrays
 from .bed import Bed, Extent
 from .document import Document
@@ -84,6 +86,12 @@ def add_options(command: argparse.ArgumentParser, size: Callable[[str], int]) ->
     add("--max-bytes", type=size, metavar="BYTES", help="nor after having moved so much")
     add("--size", type=size, metavar="BYTES", help="of the file that is used; by default up to 1G (quick: 256M)")
     add("--rounds", type=int, metavar="N", help=f"of what is quoted (default: {beds.ROUNDS}; quick: {QUICK_ROUNDS})")
+    add(
+        "--bare-loop",
+        type=Path,
+        metavar="FILE",
+        help="the C source to compile and run beside it (default: the checkout's)",
+    )
     add("--strict", action="store_true", help="exit code 1 unless every target was measured and is met")
     add("--tiny", action="store_true", help=argparse.SUPPRESS)  # see that it works: the figures mean nothing
 
@@ -95,6 +103,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
     except BenchError as error:
         complain(f"gatherio bench: {error}")
         return FAILED if str(error).startswith("wrong data") else UNUSABLE
+    except RefusedError as error:
+        complain(f"gatherio bench: {error.filename}: {error.strerror}")
+        return UNUSABLE
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -104,17 +115,19 @@ def _run(arguments: argparse.Namespace) -> int:
     require_room(parent, int(extent.size * beds.DISK_FACTOR), int(extent.size * beds.MEMORY_FACTOR * factor))
     names = arguments.section or list(QUICK if extent.quick else SECTIONS)
     asked = {"size": extent.size, "rounds": extent.rounds, "quick": extent.quick, "tiny": extent.tiny}
-    with _measure.work_folder(parent, "gatherio-bench") as folder:
-        facts = {**machine_facts(folder), "tuning": _tuning(folder)}
+    with work_folder(parent, "gatherio-bench", ADVICE) as folder:
+        facts = {**machine_facts(folder), "fio": fio.version(folder), "tuning": _tuning(folder)}
         results = Document({**asked, "sections": list(names)}, facts, arguments.resume or arguments.json)
         if arguments.resume:
             results.take_up(arguments.resume)
         say(report.opening(results.content))
-        outcome = _measure_sections(Bed(folder, extent), names, results, _limits(arguments, extent))
+        outcome = _measure_sections(
+            Bed(folder, extent, arguments.bare_loop), names, results, _limits(arguments, extent)
+        )
     say(report.closing(results.content, outcome, results.path))
     if arguments.report:
         for path in report.write(results.content, arguments.report):
-            say(str(path))
+            say(shown(str(path)))
         if not report.has_pictures():
             say("no pictures: they need matplotlib, pip install 'gatherio[pictures]'")
     for failure in outcome.failures:

@@ -10,14 +10,13 @@ figures     one for each claim, with its target where it has one
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from .groups import Claim, Contender, Group, Runs
-from .room import BenchError
+from .room import BenchError, replace_file
 from .runs import Metric, Run, Spread, cache_percent, durable_rate, in_gib, operations_per_second, rate
 
 SCHEMA_NAME: Final = "gatherio-study-1"
@@ -143,9 +142,7 @@ class Document:
         """Replace the file in one step: whoever pulls the plug finds the old one or the new one."""
         if self.path is None:
             return
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, self.path)
+        replace_file(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
 
     def all_met(self) -> bool:
         """Whether every figure with a target was measured and meets it."""
@@ -163,7 +160,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         check_schema(found)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} has no results of the study: {error}") from error
     if found["schema"] != SCHEMA_NAME:
         raise BenchError(f"{path} has results of another version: {found['schema']}, not {SCHEMA_NAME}")

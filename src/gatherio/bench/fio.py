@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Literal
 
 from .. import _measure
 from .._measure import meminfo
+from .._programs import ProgramError, find, output_of
 from .runs import KIB, Run, outside
 
 How = Literal["read", "write", "randread", "randwrite"]
@@ -33,16 +31,8 @@ class FioJob:
         """Run it. Its start is not counted."""
         environment, memory = _huge_pages(self.request_size * self.depth)
         cached = _measure.cached_bytes()
-        done = subprocess.run(
-            [*self._command(), memory],
-            env={**os.environ, **environment},
-            cwd=self.path.parent,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"fio ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-        job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+        printed = output_of([*self._command(), memory], self.path.parent, environment=environment)
+        job = json.loads(printed[printed.index("{") :])["jobs"][0]
         transfer = job["write" if "write" in self.how else "read"]
         after = _measure.cached_bytes()
         return outside(
@@ -56,7 +46,7 @@ class FioJob:
     def _command(self) -> list[str]:
         engine = "windowsaio" if sys.platform == "win32" else "io_uring"
         command = [
-            "fio",
+            find("fio") or "",
             "--name=benchmark",
             "--output-format=json",
             f"--ioengine={engine}",
@@ -91,16 +81,26 @@ def _huge_pages(nbytes: int) -> tuple[dict[str, str], str]:
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, "--mem=malloc"
 
 
+def version(folder: Path) -> str | None:
+    """What it says it is, run in a folder of ours; None if it is not installed, or does not say."""
+    program = find("fio")
+    try:
+        printed = output_of([program, "--version"], folder) if program else ""
+    except (ProgramError, OSError):
+        return None
+    return printed.strip() or None
+
+
 def why_not(folder: Path) -> str:
     """Empty if fio works on this folder's files, directly."""
-    if shutil.which("fio") is None:
+    if find("fio") is None:
         return "fio is not installed"
     probe = folder / "fio-probe.bin"
     probe.write_bytes(bytes(64 * KIB))
     try:
         FioJob(probe, "read", 64 * KIB, 64 * KIB, 1).run()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        return f"fio does not work here: {str(error).splitlines()[0]}"
+    except (ProgramError, ValueError, KeyError, OSError) as error:
+        return f"fio does not work here: {error}"
     finally:
         probe.unlink()
     return ""

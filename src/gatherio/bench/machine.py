@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _measure
-from .._device import block_device, mount_of, read
+from .._device import block_device, lines, mount_of, read
 from ..info import info
 
 #: Above this, somebody else is at work, and figures are too low.
@@ -44,16 +42,17 @@ def machine_facts(folder: Path) -> dict[str, Any]:
         "gatherio": about["version"],
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "fio": _fio_version(),
     }
 
 
 def _cpu() -> str | None:
-    for line in read(Path("/proc/cpuinfo")).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine() or None
+    for line in lines(Path("/proc/cpuinfo")):
+        key, _, value = line.partition(b":")
+        if key.strip() == b"model name":
+            return value.strip().decode("utf-8", "replace")
+    if sys.platform == "win32":
+        return platform.processor() or None
+    return platform.machine() or None  # elsewhere platform.processor starts a program
 
 
 def _cpus() -> int | None:
@@ -89,9 +88,3 @@ def _device_facts(folder: Path) -> dict[str, Any]:
         "scheduler": _chosen(queue / "scheduler") if queue else None,
         **{name: int(text) if text.isdigit() else None for name, text in texts.items()},
     }
-
-
-def _fio_version() -> str | None:
-    if shutil.which("fio") is None:
-        return None
-    return subprocess.run(["fio", "--version"], capture_output=True, text=True).stdout.strip() or None

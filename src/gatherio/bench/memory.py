@@ -6,18 +6,17 @@ import asyncio
 import ctypes
 import gc
 import itertools
-import multiprocessing
+import pickle
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
 
-from .. import npy, pages
-from .._device import read
+from .. import _measure, npy, pages
+from .._programs import output_of, python
 from ..file import File
 from ..file import open as open_file
 from ..queue import CompletionQueue
@@ -54,16 +53,29 @@ def _memory(run: Run) -> float:
     return run.memory_mib
 
 
-def _in_new_process(function: Callable[..., T], *arguments: object) -> T:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def _in_new_process(folder: Path, function: Callable[..., T], *arguments: object) -> T:
+    """Call it in an interpreter of its own, which runs in `folder`."""
+    given = pickle.dumps((function, arguments)).hex()
+    printed = output_of(python(f"from {__name__} import answer; answer()"), folder, given=given)
+    result: T | str = pickle.loads(bytes.fromhex(printed))
+    if isinstance(result, str):
+        raise RuntimeError(result)
+    return result
+
+
+def answer() -> None:
+    """Be the other end of that: the call comes from standard input, and its result, or what went wrong, goes out."""
+    function, arguments = pickle.loads(bytes.fromhex(sys.stdin.read()))
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    print(pickle.dumps(result).hex())
 
 
 def _process_bytes(file: str, field: str) -> int:
-    for line in read(Path("/proc/self") / file).splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * KIB
+    for value in _measure.values_of(Path("/proc/self") / file, field):
+        return int(value) * KIB
     raise ValueError(f"/proc/self/{file} has no {field}")
 
 
@@ -112,7 +124,7 @@ def _peak_bytes() -> int:
 
 def _peak(bed: Bed, path: Path, name: str) -> Run:
     npy.save(path, np.zeros(bed.size // 8, np.uint64))
-    return _in_new_process(peak_run, name, path, bed.size)
+    return _in_new_process(bed.folder, peak_run, name, Path(path.name), bed.size)
 
 
 def peak_run(name: str, path: Path, size: int) -> Run:
@@ -173,7 +185,7 @@ PEAK_CASES: Final[dict[str, Callable[[Path, int], Case]]] = {
 
 
 def _growth(bed: Bed, count: int) -> Run:
-    return _in_new_process(growth_run, bed.file("write"), count)
+    return _in_new_process(bed.folder, growth_run, Path(bed.file("write").name), count)
 
 
 def growth_run(path: Path, count: int) -> Run:

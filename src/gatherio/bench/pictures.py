@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ import matplotlib
 import numpy as np
 
 from .headline import LINES, pair, ratio, shown_rate
+from .room import replace_file
 from .tables import number, size_name
 
 matplotlib.use("Agg")  # no window
 from matplotlib import pyplot
+
+matplotlib.rcParams["text.parse_math"] = False  # a name with two dollar signs is a name
 
 Row = dict[str, Any]
 Content = dict[str, Any]
@@ -56,8 +60,10 @@ def draw_all(content: Content, folder: Path) -> list[Path]:
         if figure is None:
             continue
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
         pyplot.close(figure)
+        replace_file(path, picture.getvalue())
         written.append(path)
     return written
 

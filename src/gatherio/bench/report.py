@@ -7,9 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from .._programs import working_in
+from .._text import markdown, shown, shown_in
 from . import tables
 from .headline import headline_table
 from .machine import LOAD_BUSY
+from .room import replace_file
 from .runner import Outcome
 
 Content = dict[str, Any]
@@ -29,7 +32,7 @@ TITLES: Final = {
 
 def opening(content: Content) -> str:
     """What is measured where."""
-    machine = content["machine"]
+    machine = shown_in(content["machine"])
     parts = ["# gatherio bench", tables.machine_text(machine)]
     if (machine["load_average"] or 0) > LOAD_BUSY:
         parts.append("This machine is busy with something else: figures are too low, and the spread is wide.")
@@ -43,10 +46,10 @@ def section_title(section: str) -> str:
 
 def group_text(content: Content, section: str, group: str) -> str:
     """One comparison: its rows, and the figures made of them."""
-    rows = [row for row in content["rows"] if (row["section"], row["group"]) == (section, group)]
-    figures = [row for row in content["figures"] if (row["section"], row["group"]) == (section, group)]
+    rows = shown_in([row for row in content["rows"] if (row["section"], row["group"]) == (section, group)])
+    figures = shown_in([row for row in content["figures"] if (row["section"], row["group"]) == (section, group)])
     parts = [
-        f"### {group}",
+        f"### {shown(group)}",
         tables.latency_table(rows) if any(row["latency_us"] for row in rows) else tables.rows_table(rows),
     ]
     if figures:
@@ -60,14 +63,18 @@ def closing(content: Content, outcome: Outcome, path: Path | None) -> str:
     if outcome.skipped:
         parts.append(f"{outcome.skipped} comparisons were there already.")
     if outcome.left:
-        more = f"--resume {path} goes on" if path else "--json FILE saves them, so that --resume FILE can go on"
+        more = (
+            f"--resume {shown(str(path))} goes on"
+            if path
+            else "--json FILE saves them, so that --resume FILE can go on"
+        )
         parts.append(f"Stopped by {outcome.stopped_by}: {outcome.left} comparisons are left; {more}.")
     return "\n\n".join(parts)
 
 
 def _in_short(content: Content) -> list[str]:
-    quoted = [figure for figure in content["figures"] if figure["threshold"] is not None]
-    parts = [headline_table(content["rows"]), tables.figures_table(quoted) if quoted else ""]
+    quoted = shown_in([figure for figure in content["figures"] if figure["threshold"] is not None])
+    parts = [headline_table(shown_in(content["rows"])), tables.figures_table(quoted) if quoted else ""]
     return ["## In short", *filter(None, parts)] if any(parts) else []
 
 
@@ -77,9 +84,10 @@ def _in_short(content: Content) -> list[str]:
 def write(content: Content, folder: Path) -> Iterator[Path]:
     """Write tables and, where matplotlib is installed, pictures; the files that were written."""
     folder.mkdir(parents=True, exist_ok=True)
+    content = shown_in(content)  # results may come from others
     pictures = _pictures(content, folder)
     page = folder / "study.md"
-    page.write_text(_page(content, pictures), encoding="utf-8")
+    replace_file(page, _page(content, pictures).encode())
     yield page
     yield from pictures
 
@@ -92,19 +100,23 @@ def has_pictures() -> bool:
 def _pictures(content: Content, folder: Path) -> list[Path]:
     if not has_pictures():
         return []
-    from . import pictures
+    specification = find_spec("matplotlib")
+    assert specification is not None and specification.origin is not None
+    with working_in(Path(specification.origin).parent):  # it reads matplotlibrc in the working directory, with eval
+        from . import pictures
 
     return pictures.draw_all(content, folder)
 
 
 def _page(content: Content, pictures: list[Path]) -> str:
-    parts = ["# Results", tables.machine_text(content["machine"])]
-    parts += _in_short(content)
+    parts = ["# Results", markdown(tables.machine_text(content["machine"]))]
+    parts += map(markdown, _in_short(content))
     parts += [f"![{path.stem}]({path.name})" for path in pictures]
     for section, title in TITLES.items():
         rows = [row for row in content["rows"] if row["section"] == section]
         if rows:
-            parts += [f"## {title}", *(_maps(rows) if section == "maps" else _groups(content, section, rows))]
+            found = _maps(rows) if section == "maps" else _groups(content, section, rows)
+            parts += [f"## {title}", *map(markdown, found)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .. import _measure
 from .._device import block_device, read
+from .._replace import write_file
 from .._report import size_text
 from ..file import open as open_file
 
@@ -25,6 +26,22 @@ SHARE_OF_DISK = 0.4
 
 class BenchError(Exception):
     """The study cannot be made here, or what was measured is wrong; the text says why."""
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file of results in one step: whoever pulls the plug finds the old one or the new one.
+
+    Raises
+    ------
+    BenchError
+        There is something that is no file.
+    OSError
+        It cannot be written.
+    """
+    try:
+        write_file(path, content)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
 
 
 def require_room(folder: Path, disk_bytes: int, memory_bytes: int) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from .. import pages
+from .._folders import named
 from .._measure import available_memory
 from .._report import Step
 from .document import Document
@@ -135,5 +136,5 @@ def _attempt(contender: Contender, notes: dict[str, str]) -> Run | None:
     except Exception as error:
         if isinstance(error, BenchError):
             raise  # wrong data ends the study
-        notes[contender.name] = f"failed: {type(error).__name__}: {error}".replace("\n", " ")[:300]
+        notes[contender.name] = named(f"failed: {type(error).__name__}: {error}").replace("\n", " ")[:300]
         return None

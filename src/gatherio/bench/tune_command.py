@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from .. import _measure, tuning
+from .. import tuning
 from .._device import block_device
+from .._folders import RefusedError, work_folder
 from .._report import complain, fields, progress, say
+from .._text import json_text, shown
 from .._version import __version__
+from ..demo import ADVICE
 from ..queue import DEFAULT_DEPTH, DEFAULT_REQUEST_SIZE
 from . import bed as beds
 from .bed import Bed, Extent
@@ -60,7 +62,9 @@ def run_tune(arguments: argparse.Namespace) -> int:
         return _forget(arguments) if arguments.forget else _tune(arguments)
     except BenchError as error:
         complain(f"gatherio tune: {error}")
-        return UNUSABLE
+    except RefusedError as error:
+        complain(f"gatherio tune: {error.filename}: {error.strerror}")
+    return UNUSABLE
 
 
 def _parent(arguments: argparse.Namespace) -> Path:
@@ -75,7 +79,7 @@ def _parent(arguments: argparse.Namespace) -> Path:
 def _forget(arguments: argparse.Namespace) -> int:
     parent = _parent(arguments)
     was_there = tuning.forget(parent)
-    say(f"{'removed from' if was_there else 'nothing is stored for it in'} {tuning.tuning_file()}")
+    say(f"{'removed from' if was_there else 'nothing is stored for it in'} {shown(str(tuning.tuning_file()))}")
     return OK
 
 
@@ -85,7 +89,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     size = max(beds.TINY_SIZE, size - size % beds.TINY_SIZE)
     tuning.check_storable()
     require_room(parent, int(size * beds.DISK_FACTOR), int(size * beds.MEMORY_FACTOR))
-    with _measure.work_folder(parent, "gatherio-tune") as folder, progress() as step:
+    with work_folder(parent, "gatherio-tune", ADVICE) as folder, progress() as step:
         bed = Bed(folder, Extent(size, tiny=arguments.tiny))
         tuner = Tuner(bed, arguments.aim, arguments.max_seconds, step, began=began)
         picked = tuner.pick()
@@ -100,7 +104,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     }
     identity = tuning.store(parent, picked, details)
     told = {"file": str(tuning.tuning_file()), "identity": identity, "settings": tuning.as_dict(picked), **details}
-    say(json.dumps(told, indent=2) if arguments.json else _text(told))
+    say(json_text(told) if arguments.json else _text(told))
     return OK
 
 
@@ -133,6 +137,6 @@ def _text(told: dict[str, Any]) -> str:
         [
             table(["what", "rate", "CPU s/GiB"], rows),
             f"Picked for {told['aim']}, in {told['seconds']} s:\n{fields(lines)}",
-            f"Stored for {told['identity']} in\n  {told['file']}",
+            f"Stored for {shown(told['identity'])} in\n  {shown(told['file'])}",
         ]
     )
