@@ -125,10 +125,13 @@ _SHAPE_BEHIND = rf"(?:,{_SPACE}({_LENGTHS}|{_NUMBER}){_SPACE})?"
 _FIELD_END = rf"{_SHAPE_BEHIND}(?:,{_SPACE})?\){_SPACE}(?:,|(?=\]))"
 _NAME = rf"(?:({_STRING})|\({_SPACE}({_TITLE}){_SPACE},{_SPACE}({_STRING}){_SPACE}(?:,{_SPACE})?\))"
 
-OPEN = re.compile(r"[ \t]*\{")
-# Python takes lines of spaces behind an expression only where they end with a newline. These are tried first: most
+# Python takes lines of spaces around an expression only where they end with a newline. These are tried first: most
 # headers end with thousands of spaces and a newline.
+OPEN = re.compile(r"(?:[ \t\r\n]*[\r\n]|[ \t]*)\{")
 CLOSE = re.compile(rf"{_SPACE}\}}(?:[ \t\r\n]*[\r\n]|[ \t]*)\Z")
+# "Terminated by a newline and padded with spaces", says the format, and some pad behind the newline. Of the first two
+# versions np.load takes that.
+CLOSE_PADDED = re.compile(rf"{_SPACE}\}}(?:[ \t\r\n]*[\r\n]|(?:[ \t\r\n]*\n)?[ \t]*)\Z")
 KEY = _pattern("", rf"({_STRING})", ":")
 ENTRY_END = _pattern("", r"(?:,|(?=\}))")
 TRUTH = _pattern("", "(True|False)")
@@ -153,6 +156,7 @@ class _Text:
     def __init__(self, text: str, *, python2: bool) -> None:
         self._text = text
         self._python2 = python2
+        self._close = CLOSE_PADDED if python2 else CLOSE
         self._position = 0
         self._field_count = 0
         self._types: dict[str, str] = {}
@@ -165,7 +169,7 @@ class _Text:
         }
         found: dict[str, Any] = {}
         self._expect(OPEN, "a dict")
-        while not self._accept(CLOSE):
+        while not self._accept(self._close):
             if len(found) == len(values):
                 raise self._unexpected("the end")
             key = _unquoted(self._expect(KEY, "a key")[1])
