@@ -314,6 +314,7 @@ int32_t gio_section_reserve(gio_section *section);
 void gio_section_publish(gio_section *section);
 int32_t gio_section_close(gio_section *section);
 void gio_section_free(gio_section *section);
+void gio_section_let_go(gio_section **place); /* frees what stands there, if anything */
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);
 void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address);
 /* To stable storage: a mapped range, or everything. */

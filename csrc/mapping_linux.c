@@ -659,6 +659,12 @@ void gio_section_free(gio_section *section)
     unlock_list();
 }
 
+void gio_section_let_go(gio_section **place)
+{
+    gio_section_free(*place);
+    *place = NULL;
+}
+
 static int is_shorter_than(gio_section *section, uint64_t end)
 {
     struct stat status;

@@ -424,6 +424,12 @@ void gio_section_free(gio_section *section)
     unlock_list();
 }
 
+void gio_section_let_go(gio_section **place)
+{
+    gio_section_free(*place);
+    *place = NULL;
+}
+
 /* ---- windows -------------------------------------------------------------------------------------------------- */
 
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address)

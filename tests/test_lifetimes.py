@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import re
 import sys
 import threading
@@ -33,6 +35,7 @@ from this_process import comes_down, handle_count
 import gatherio as gio
 from gatherio import _native as native
 from gatherio import file as file_module
+from gatherio import sections as sections_module
 
 Opener = Callable[..., gio.File]
 
@@ -155,6 +158,43 @@ def test_an_open_that_ctrl_c_breaks_off_leaves_nothing_open(disk_dir: Path, monk
         gc.collect()
         assert handle_count() == handles
         (disk_dir / "file").unlink()  # on Windows nobody may have it open
+
+
+@pytest.mark.parametrize("kind", ["file", "memory", "new name", "open name"])
+def test_a_mapping_that_ctrl_c_breaks_off_leaves_nothing_open(
+    kind: str, disk_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a descriptor nor a name whose gate is shut: all who want it would wait for this process."""
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(native.lib, name)
+
+        def gio_section_of_file(self, *arguments: object) -> None:
+            assert native.lib.gio_section_of_file(*arguments) == 0
+            raise KeyboardInterrupt
+
+        def gio_section_of_memory(self, *arguments: object) -> None:
+            assert native.lib.gio_section_of_memory(*arguments) == 0
+            raise KeyboardInterrupt
+
+    name = f"interrupted-{os.getpid()}"
+    (disk_dir / "file").write_bytes(bytes(PAGE))
+    make: dict[str, Callable[[], object]] = {
+        "file": lambda: gio.Mapping(disk_dir / "file"),
+        "memory": lambda: gio.Mapping(None, size=PAGE),
+        "new name": lambda: gio.Mapping(None, size=PAGE, name=name),
+        "open name": lambda: gio.Mapping.open(name),
+    }
+    with gio.Mapping(None, size=PAGE, name=name) if kind == "open name" else contextlib.nullcontext():
+        handles = handle_count()
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(sections_module, "lib", Interrupted())
+            make[kind]()
+        gc.collect()
+        assert handle_count() == handles
+    with pytest.raises(FileNotFoundError):
+        gio.Mapping.open(name)
 
 
 def test_a_file_that_ctrl_c_leaves_half_made_is_closed_in_silence(

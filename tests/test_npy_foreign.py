@@ -35,6 +35,7 @@ GOOD_DATA = np.arange(3, dtype="<i4")
         "{'shape':(3,),'fortran_order':False,'descr':'<i4'}",
         '{"descr": "<i4", "fortran_order": False, "shape": (3,)}',
         "  " + GOOD,
+        " \n\r\n" + GOOD,
         "{'descr': u'<i4', 'fortran_order': False,\n 'shape': (3,)}\n",
         "{'descr': '\\x3ci4', 'fortran_order': False, 'shape': (3 ,) }",
         "{'descr': ('<i4'), 'fortran_order': False, 'shape': (3,), }",
@@ -49,6 +50,21 @@ def test_headers_as_others_write_them(text: str, version: tuple[int, int], quick
     path.write_bytes(npy_bytes(text, version) + GOOD_DATA.tobytes())
     assert_same(np.load(path), GOOD_DATA)
     assert_same(gio.load(path), GOOD_DATA)
+
+
+@pytest.mark.filterwarnings("ignore:Reading `.npy`")
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("end", ["\n" + " " * 50, "\n\n\t", " \r\n  \n  "])
+def test_spaces_behind_the_newline(end: str, version: tuple[int, int], quick_dir: Path) -> None:
+    """As some read the format: "terminated by a newline and padded with spaces". numpy takes them up to version 2.0."""
+    path = quick_dir / "a.npy"
+    path.write_bytes(npy_bytes(GOOD + end, version) + GOOD_DATA.tobytes())
+    for load in (np.load, gio.load):
+        if version < (3, 0):
+            assert_same(load(path), GOOD_DATA)
+        else:
+            with pytest.raises(ValueError, match="header"):
+                load(path)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,9 @@ def test_headers_as_others_write_them(text: str, version: tuple[int, int], quick
         "[((None, 'a'), '<i4')]",
         r"[((b'ti\x74le\'\377', 'a'), '<i4')]",
         "[((17, 'a'), '<i2'), ((0, 'b'), '<i2')]",
+        "[((17, 'a'), '<i2'), ((17, 'b'), '<i2')]",
+        "[((b't', 'a'), '<i2'), ((b't', 'b'), '<i2')]",
+        "[((True, 'a'), '<i2'), ((False, 'b'), '<i2')]",
         "[(('title' , 'a' , ) , [('b', '<M8'  , (0,)), ('c', '|S4')])]",
         "[('a', [('a', [('a', '<U1')])])]",
         r"[('it\'s \\', 'S1'), ('\x00\377\n', '?'), ('\ud800', 'b'), ('\\N{DIGIT ONE}', 'B')]",
@@ -229,7 +248,8 @@ HOSTILE_TEXTS = {
     "three quotes": with_shape("(3,)", "'''<i4'''"),
     "a raw string": with_shape("(3,)", "r'<i4'"),
     "brackets around all": f"({GOOD})",
-    "a line of spaces at the end": GOOD + "\n  ",
+    "a space behind a carriage return": GOOD + "\r ",
+    "an indented line": "\n " + GOOD,
     "a field of one part": with_shape("(3,)", "[('a',)]"),
     "a field of four parts": with_shape("(3,)", "[('a', '<i4', 2, 3)]"),
     "a field that is a number": with_shape("(3,)", "[1]"),

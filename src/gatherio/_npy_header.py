@@ -7,7 +7,7 @@ read here, by the grammar of what numpy writes, and the first thing that is none
     header  {'descr': type, 'fortran_order': True or False, 'shape': lengths}     keys in any order, each once
     type    string | [field, ...] | (type) | (type, lengths)
     field   (name, type) | (name, type, lengths)                                  lengths here also a number alone
-    name    string | (title, string)                                     title a string, bytes, a number or None
+    name    string | (title, string)                                     title a string, bytes, a number, a bool or None
     lengths (3, 4)                                                                at most 64
 
 Spaces and newlines may stand between any two of them, and a comma behind the last of several. Numbers may have Python
@@ -119,15 +119,19 @@ def _pattern(*parts: str) -> re.Pattern[str]:
 
 _STRING = "[uU]?" + _quoted(_ESCAPE, but="")
 _BYTES = "[bB]" + _quoted(_BYTE_ESCAPE, but=r"\x80-\U0010ffff")
-_TITLE = f"None|{_STRING}|{_BYTES}|{_NUMBER}"
+_TITLE = f"None|True|False|{_STRING}|{_BYTES}|{_NUMBER}"
 _LENGTHS = _SPACE.join([r"\(", rf"(?:{_NUMBER}{_SPACE},{_SPACE}){{0,{DIMENSIONS_MAX}}}(?:{_NUMBER}{_SPACE})?\)"])
 _SHAPE_BEHIND = rf"(?:,{_SPACE}({_LENGTHS}|{_NUMBER}){_SPACE})?"
 _FIELD_END = rf"{_SHAPE_BEHIND}(?:,{_SPACE})?\){_SPACE}(?:,|(?=\]))"
 _NAME = rf"(?:({_STRING})|\({_SPACE}({_TITLE}){_SPACE},{_SPACE}({_STRING}){_SPACE}(?:,{_SPACE})?\))"
 
-OPEN = re.compile(r"[ \t]*\{")
-# Python takes lines of spaces behind an expression only where they end with a newline.
-CLOSE = re.compile(rf"{_SPACE}\}}(?:[ \t]*|[ \t\r\n]*[\r\n])\Z")
+# Python takes lines of spaces around an expression only where they end with a newline. These are tried first: most
+# headers end with thousands of spaces and a newline.
+OPEN = re.compile(r"(?:[ \t\r\n]*[\r\n]|[ \t]*)\{")
+CLOSE = re.compile(rf"{_SPACE}\}}(?:[ \t\r\n]*[\r\n]|[ \t]*)\Z")
+# "Terminated by a newline and padded with spaces", says the format, and some pad behind the newline. Of the first two
+# versions np.load takes that.
+CLOSE_PADDED = re.compile(rf"{_SPACE}\}}(?:[ \t\r\n]*[\r\n]|(?:[ \t\r\n]*\n)?[ \t]*)\Z")
 KEY = _pattern("", rf"({_STRING})", ":")
 ENTRY_END = _pattern("", r"(?:,|(?=\}))")
 TRUTH = _pattern("", "(True|False)")
@@ -140,6 +144,7 @@ LIST_END = _pattern("", r"\]")
 FIELD = re.compile(rf"{_SPACE}\({_SPACE}{_NAME}{_SPACE},(?:{_SPACE}({_STRING}){_SPACE}{_FIELD_END})?", re.ASCII)
 FIELD_END = _pattern("", _FIELD_END)
 DIGITS = re.compile("[0-9]+")
+_CONSTANTS = {"None": None, "True": True, "False": False}
 
 # Byte order, kind or name, size, unit of time: all that `dtype.str` gives, and the plain names.
 TYPE_NAME = re.compile(r"[<>=|]?(\?|[A-Za-z_]{1,20})([0-9]{0,10})(?:\[(?:[1-9][0-9]{0,9})?[A-Za-z]{1,7}\])?", re.ASCII)
@@ -151,6 +156,7 @@ class _Text:
     def __init__(self, text: str, *, python2: bool) -> None:
         self._text = text
         self._python2 = python2
+        self._close = CLOSE_PADDED if python2 else CLOSE
         self._position = 0
         self._field_count = 0
         self._types: dict[str, str] = {}
@@ -163,7 +169,7 @@ class _Text:
         }
         found: dict[str, Any] = {}
         self._expect(OPEN, "a dict")
-        while not self._accept(CLOSE):
+        while not self._accept(self._close):
             if len(found) == len(values):
                 raise self._unexpected("the end")
             key = _unquoted(self._expect(KEY, "a key")[1])
@@ -210,7 +216,7 @@ class _Text:
 
     def _fields(self, depth: int) -> list[tuple[Any, ...]]:
         fields: list[tuple[Any, ...]] = []
-        labels: set[Any] = set()
+        labels: set[str] = set()
         while found := self._accept(FIELD):
             self._field_count += 1
             if self._field_count > FIELDS_MAX:
@@ -223,7 +229,9 @@ class _Text:
                 shape = self._expect(FIELD_END, "a shape or the end of the field")[1]
             label: Any = _unquoted(name) if name is not None else (self._title(title), _unquoted(titled))
             for one in label if name is None else (label,):
-                if one and one in labels:  # those without a name are padding
+                if not one or not isinstance(one, str):
+                    continue  # padding has no name, and by a title that is no string numpy finds no field
+                if one in labels:
                     raise ValueError(f"two fields have the name or title {short(one)}")
                 labels.add(one)
             fields.append((label, inner) if shape is None else (label, inner, self._lengths(shape)))
@@ -231,8 +239,8 @@ class _Text:
         return fields
 
     def _title(self, token: str) -> str | bytes | int | None:
-        if token == "None":
-            return None
+        if token in _CONSTANTS:
+            return _CONSTANTS[token]
         if token[0].isdigit():
             return self._lengths(token)[0]
         return _unquoted(token).encode("latin1") if token[0] in "bB" else _unquoted(token)

@@ -43,9 +43,9 @@ _FLAGS: Final = lib.GIO_MAP_EXECUTE | lib.GIO_MAP_RESERVE | lib.GIO_MAP_LARGE_PA
 class Section:
     """A section of the core, and windows mapped of it."""
 
-    def __init__(self, native: Any, facts: Any, access: int, about: object) -> None:
+    def __init__(self, place: Any, facts: Any, access: int, about: object) -> None:
         self.about = about  # for messages: the path or the name
-        self.native = ffi.gc(native, lib.gio_section_free)
+        self._place, self.native = place, place[0]
         self.access = access
         self.size = int(facts.size)
         self.granularity = int(facts.granularity)
@@ -59,7 +59,7 @@ class Section:
     ) -> Section:
         """A file; if one is expected, by device and inode, that one or none."""
         encoded = encode_path(path)
-        place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
+        place, facts = _new_place(), ffi.new("gio_section_facts *")
         identity = ffi.NULL if expected is None else ffi.new("gio_file_identity *", expected)
         code = lib.gio_section_of_file(encoded, access, flags, size, identity, place, facts)
         if code == lib.GIO_E_EMPTY:
@@ -67,19 +67,19 @@ class Section:
         if code == lib.GIO_E_BEYOND:
             raise ValueError(f"{path!r} is shorter than {size} bytes; access 'r+' makes it longer")
         check(code, f"mapping {size or 'all'} bytes of the file", path)
-        section = cls(place[0], facts, access, path)
+        section = cls(place, facts, access, path)
         section._reserve(f"mapping {size} bytes of the file")
         return section
 
     @classmethod
     def of_memory(cls, name: str | None, create: bool, access: int, flags: int, size: int) -> Section:
-        place, facts = ffi.new("gio_section **"), ffi.new("gio_section_facts *")
+        place, facts = _new_place(), ffi.new("gio_section_facts *")
         encoded = ffi.NULL if name is None else encode_name(name)
         code = lib.GIO_E_INTERRUPTED
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
         check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name, is_file=False)
-        section = cls(place[0], facts, access, name)
+        section = cls(place, facts, access, name)
         section._reserve(f"making {size} bytes of memory")
         return section
 
@@ -137,6 +137,11 @@ class Section:
             What closing the file gave, as a code of the core.
         """
         return int(lib.gio_section_close(self.native))
+
+
+def _new_place() -> Any:
+    """Where the core puts a section. Owned before it is there: a signal during the call raises right behind it."""
+    return ffi.gc(ffi.new("gio_section **"), lib.gio_section_let_go)
 
 
 class Header(NamedTuple):
