@@ -193,7 +193,7 @@ class Mapping:
         FileNotFoundError
             There is no such name, or no more the file that it stands for.
         PermissionError
-            Another user has taken the name, or it is no shared memory.
+            Another user has taken the name, or it is no shared memory (a folder on Linux: IsADirectoryError).
         OSError
             Another file has taken the place of that which the name stands for (ESTALE); nothing is done to it. The
             memory has become shorter (EIO), or the file, and cannot be made as long as it was.
