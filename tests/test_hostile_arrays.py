@@ -13,6 +13,7 @@ import functools
 import gc
 import itertools
 import mmap
+import pickle
 import sys
 import threading
 import tracemalloc
@@ -623,6 +624,27 @@ def on_shared_memory() -> Memory:
     return Memory(np.ndarray(NBYTES, "u1", owner.buf), lambda: mapped.resize(PAGE), owner.close, "mmap")
 
 
+def through(give: Callable[[Array], Array]) -> Callable[[], Memory]:
+    """On the buffer of an array, which lies on a bytearray itself and does not hold it."""
+
+    def make() -> Memory:
+        owner = bytearray(NBYTES)
+        return Memory(give(np.ndarray(NBYTES, "u1", owner)), without_first(owner), owner.clear, "bytearray")
+
+    return make
+
+
+OF_ARRAYS: dict[str, Callable[[Array], Array]] = {
+    "frombuffer": lambda array: np.frombuffer(array, "u1"),
+    "memoryview": lambda array: np.asarray(memoryview(array)),
+    "memoryview twice": lambda array: np.asarray(memoryview(np.asarray(memoryview(memoryview(array)))[:])),
+    "subclass": lambda array: np.asarray(memoryview(array.view(LIES["base"]))).view(LIES["flags"]),
+    "PickleBuffer": lambda array: np.ndarray(NBYTES, "u1", pickle.PickleBuffer(array)),
+    "memoryview of PickleBuffer": lambda array: np.frombuffer(pickle.PickleBuffer(array), "u1"),
+    "record": lambda array: array.view([("of", "u1", (NBYTES,))])[0]["of"],
+}
+
+
 OWNERS = {
     made.__name__[3:]: made
     for made in (
@@ -636,7 +658,7 @@ OWNERS = {
         on_mmap,
         on_shared_memory,
     )
-}
+} | {f"{name}, of an array": through(give) for name, give in OF_ARRAYS.items()}
 
 
 if sys.version_info >= (3, 12):  # where Python code can give buffers
@@ -711,6 +733,19 @@ def test_memory_stays_under_a_cancelled_operation(memory: Memory, quick_dir: Pat
                 refused(memory)
             let_go()
             gio.wait([operation])
+        memory.let_go()
+
+
+def test_memory_stays_under_what_can_only_be_read(quick_dir: Path, queue: gio.CompletionQueue) -> None:
+    """numpy's records have buffers themselves, read-only ones."""
+    for give in (lambda record: np.ndarray(NBYTES, "u1", record), lambda record: np.asarray(memoryview(record))["of"]):
+        memory = through(lambda array, give=give: give(array.view([("of", "u1", (NBYTES,))])[0]))()
+        assert not memory.array.flags.writeable
+        with gio.open(quick_dir / "file", "w", queue=queue) as f, fault(queue, "HOLD") as let_go:
+            operation = f.write_at(memory.array, 0)
+            refused(memory)
+            let_go()
+            operation.result(FOREVER)
         memory.let_go()
 
 
@@ -825,7 +860,7 @@ def test_memory_without_a_buffer(quick_dir: Path, queue: gio.CompletionQueue) ->
 
 def test_what_is_ours_or_numpys_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The common cases take no look at who the memory belongs to."""
-    monkeypatch.setattr(pages, "_export_under", refusing)
+    monkeypatch.setattr(pages, "_exports_under", refusing)
     for array in (np.zeros(8), gio.empty(8), gio.empty((4, 8))[1:], gio.Pool(1, 8).acquire()):
         assert len(pages.memory_of(array)) == array.nbytes
 
