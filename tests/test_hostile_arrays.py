@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import array as arrays_of_c
 import contextlib
+import copy
 import ctypes
 import functools
 import gc
 import itertools
 import mmap
+import os
 import pickle
 import sys
 import threading
@@ -317,6 +319,7 @@ def test_segments_do_not_change(quick_dir: Path, queue: gio.CompletionQueue) -> 
     for name in ("nbytes", "base"):
         with pytest.raises(AttributeError):
             setattr(made, name, 8)
+    assert copy.copy(made) is made
     made.__init__([np.zeros(8, "u1")])  # type: ignore[misc]
     assert made.nbytes == NBYTES and made.base is arena.array
     with gio.open(quick_dir / "file", "w+", queue=queue) as f:
@@ -722,6 +725,29 @@ def test_memory_stays_under_an_operation_that_nobody_has(
             let_go()
             f.flush()
         memory.let_go()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # in a process with threads
+@not_on_windows("it has no fork")
+def test_a_forked_child_holds_no_memory_of_its_parents_operations(quick_dir: Path, queue: gio.CompletionQueue) -> None:
+    owner = bytearray(NBYTES)
+    array = np.ndarray(NBYTES, "u1", owner)
+    with gio.open(quick_dir / "file", "w+", queue=queue) as f, fault(queue, "HOLD") as let_go:
+        operations = [f.write_at(array, 0), f.write_gather([array], NBYTES, copy=None)]
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BufferError):
+                owner.clear()
+                code = 0
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(BufferError):
+            del owner[:1]
+        let_go()
+        for operation in operations:
+            operation.result(FOREVER)
+    assert (quick_dir / "file").read_bytes() == 2 * bytes(NBYTES)
 
 
 def test_memory_stays_under_a_cancelled_operation(memory: Memory, quick_dir: Path, queue: gio.CompletionQueue) -> None:

@@ -138,6 +138,9 @@ class Segments:
     def __init_subclass__(cls) -> None:
         raise TypeError("gatherio.Segments cannot be subclassed: what it says of itself is what the kernel is told")
 
+    def __copy__(self) -> Segments:
+        return self  # nothing changes it
+
     @classmethod
     def _of(
         cls, table: Array, owners: list[Array], memories: list[Any], base: Array | None, writeable: bool
