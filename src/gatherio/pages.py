@@ -175,10 +175,10 @@ def memory_of(array: Array) -> Any:
     view = array.view(_Held)
     memory = ffi.from_buffer(view)
     if len(memory):
-        view.held = held = _exports_under(view)
-        if held and not _lies_within(address_of(memory), len(memory), held):
+        view.held = held = _exports_under(array)
+        if held and not _lies_within(memory, len(memory), held):
             held.clear()  # no traceback is to hold it
-            raise _gone(view)
+            raise _gone(array)
     return memory
 
 
@@ -198,9 +198,11 @@ class Hold:
         if array.base is None or array.size == 0:
             return
         self._held = _exports_under(array)
-        if self._held and not _lies_within(*_extent(array), self._held):
-            self._held.clear()
-            raise _gone(array)
+        if self._held:
+            start, nbytes = _extent(array)
+            if not _lies_within(ffi.cast("char *", start), nbytes, self._held):
+                self._held.clear()
+                raise _gone(array)
 
     def __enter__(self) -> None:
         pass
@@ -224,10 +226,13 @@ def address_of(memory: Any) -> int:
     return int(ffi.cast("uintptr_t", memory))
 
 
-def _lies_within(start: int, length: int, held: list[Any]) -> bool:
+def _lies_within(start: Any, nbytes: int, held: list[Any]) -> bool:
     """Whether this is part of the buffer that lies under all others. Where that has strides it is not known."""
     buffer = held[-1]
-    return type(buffer) is memoryview or 0 <= start - address_of(buffer) <= len(buffer) - length
+    if type(buffer) is memoryview:
+        return True
+    distance = (start + 0) - (buffer + 0)  # an array of C has no difference, and a pointer has
+    return 0 <= int(distance) <= len(buffer) - nbytes
 
 
 def _exports_under(array: Array) -> list[Any]:
