@@ -911,6 +911,8 @@ def test_memory_stays_while_a_mapping_copies(memory: Memory, monkeypatch: pytest
         in_the_middle(monkeypatch, m, lambda: refused(memory))
         m.write(array, 0)
         m.read(0, NBYTES, out=array)
+        m.write(memoryview(array), 0)
+        m.read(0, NBYTES, out=memoryview(array))
         m.put(array, 0)
         m.write(array[::2], 0)
         with pytest.raises(ValueError, match="do not lie within") as caught:
