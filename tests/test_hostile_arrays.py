@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import array as arrays_of_c
 import contextlib
+import copy
 import ctypes
 import functools
 import gc
 import itertools
 import mmap
+import os
+import pickle
 import sys
 import threading
 import tracemalloc
@@ -316,6 +319,7 @@ def test_segments_do_not_change(quick_dir: Path, queue: gio.CompletionQueue) -> 
     for name in ("nbytes", "base"):
         with pytest.raises(AttributeError):
             setattr(made, name, 8)
+    assert copy.copy(made) is made
     made.__init__([np.zeros(8, "u1")])  # type: ignore[misc]
     assert made.nbytes == NBYTES and made.base is arena.array
     with gio.open(quick_dir / "file", "w+", queue=queue) as f:
@@ -623,6 +627,27 @@ def on_shared_memory() -> Memory:
     return Memory(np.ndarray(NBYTES, "u1", owner.buf), lambda: mapped.resize(PAGE), owner.close, "mmap")
 
 
+def through(give: Callable[[Array], Array]) -> Callable[[], Memory]:
+    """On the buffer of an array, which lies on a bytearray itself and does not hold it."""
+
+    def make() -> Memory:
+        owner = bytearray(NBYTES)
+        return Memory(give(np.ndarray(NBYTES, "u1", owner)), without_first(owner), owner.clear, "bytearray")
+
+    return make
+
+
+OF_ARRAYS: dict[str, Callable[[Array], Array]] = {
+    "frombuffer": lambda array: np.frombuffer(array, "u1"),
+    "memoryview": lambda array: np.asarray(memoryview(array)),
+    "memoryview twice": lambda array: np.asarray(memoryview(np.asarray(memoryview(memoryview(array)))[:])),
+    "subclass": lambda array: np.asarray(memoryview(array.view(LIES["base"]))).view(LIES["flags"]),
+    "PickleBuffer": lambda array: np.ndarray(NBYTES, "u1", pickle.PickleBuffer(array)),
+    "memoryview of PickleBuffer": lambda array: np.frombuffer(pickle.PickleBuffer(array), "u1"),
+    "record": lambda array: array.view([("of", "u1", (NBYTES,))])[0]["of"],
+}
+
+
 OWNERS = {
     made.__name__[3:]: made
     for made in (
@@ -636,7 +661,7 @@ OWNERS = {
         on_mmap,
         on_shared_memory,
     )
-}
+} | {f"{name}, of an array": through(give) for name, give in OF_ARRAYS.items()}
 
 
 if sys.version_info >= (3, 12):  # where Python code can give buffers
@@ -702,6 +727,29 @@ def test_memory_stays_under_an_operation_that_nobody_has(
         memory.let_go()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # in a process with threads
+@not_on_windows("it has no fork")
+def test_a_forked_child_holds_no_memory_of_its_parents_operations(quick_dir: Path, queue: gio.CompletionQueue) -> None:
+    owner = bytearray(NBYTES)
+    array = np.ndarray(NBYTES, "u1", owner)
+    with gio.open(quick_dir / "file", "w+", queue=queue) as f, fault(queue, "HOLD") as let_go:
+        operations = [f.write_at(array, 0), f.write_gather([array], NBYTES, copy=None)]
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BufferError):
+                owner.clear()
+                code = 0
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(BufferError):
+            del owner[:1]
+        let_go()
+        for operation in operations:
+            operation.result(FOREVER)
+    assert (quick_dir / "file").read_bytes() == 2 * bytes(NBYTES)
+
+
 def test_memory_stays_under_a_cancelled_operation(memory: Memory, quick_dir: Path, queue: gio.CompletionQueue) -> None:
     with gio.open(quick_dir / "file", "w+", queue=queue) as f:
         with fault(queue, "HOLD") as let_go:
@@ -711,6 +759,19 @@ def test_memory_stays_under_a_cancelled_operation(memory: Memory, quick_dir: Pat
                 refused(memory)
             let_go()
             gio.wait([operation])
+        memory.let_go()
+
+
+def test_memory_stays_under_what_can_only_be_read(quick_dir: Path, queue: gio.CompletionQueue) -> None:
+    """numpy's records have buffers themselves, read-only ones."""
+    for give in (lambda record: np.ndarray(NBYTES, "u1", record), lambda record: np.asarray(memoryview(record))["of"]):
+        memory = through(lambda array, give=give: give(array.view([("of", "u1", (NBYTES,))])[0]))()
+        assert not memory.array.flags.writeable
+        with gio.open(quick_dir / "file", "w", queue=queue) as f, fault(queue, "HOLD") as let_go:
+            operation = f.write_at(memory.array, 0)
+            refused(memory)
+            let_go()
+            operation.result(FOREVER)
         memory.let_go()
 
 
@@ -825,7 +886,7 @@ def test_memory_without_a_buffer(quick_dir: Path, queue: gio.CompletionQueue) ->
 
 def test_what_is_ours_or_numpys_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The common cases take no look at who the memory belongs to."""
-    monkeypatch.setattr(pages, "_export_under", refusing)
+    monkeypatch.setattr(pages, "_exports_under", refusing)
     for array in (np.zeros(8), gio.empty(8), gio.empty((4, 8))[1:], gio.Pool(1, 8).acquire()):
         assert len(pages.memory_of(array)) == array.nbytes
 
@@ -850,6 +911,8 @@ def test_memory_stays_while_a_mapping_copies(memory: Memory, monkeypatch: pytest
         in_the_middle(monkeypatch, m, lambda: refused(memory))
         m.write(array, 0)
         m.read(0, NBYTES, out=array)
+        m.write(memoryview(array), 0)
+        m.read(0, NBYTES, out=memoryview(array))
         m.put(array, 0)
         m.write(array[::2], 0)
         with pytest.raises(ValueError, match="do not lie within") as caught:

@@ -66,8 +66,9 @@ class File:
     An array that is handed over stays where it is until its operation has finished. What its memory belongs to, if that
     is not numpy or this library (a bytearray, an mmap, a SharedMemory), cannot be resized or closed meanwhile, and
     raises BufferError. Not in our hands are ``ndarray.resize(refcheck=False)``, ``ndarray.__setstate__`` and
-    ``ctypes.resize``, which ask nobody: do not use them on an array that is being transferred. Of a subclass the memory
-    is taken as numpy has it, whatever the subclass says.
+    ``ctypes.resize``, which ask nobody: do not use them on an array that is being transferred. Nor is what lies under
+    an array that was given on otherwise than as a buffer, by DLPack, ``__array_interface__`` or the ``from_buffer`` of
+    ctypes and cffi. Of a subclass the memory is taken as numpy has it, whatever the subclass says.
 
     Attributes
     ----------

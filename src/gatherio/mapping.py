@@ -423,7 +423,8 @@ class Mapping:
         self._check_writeable()
         if not is_array(data):
             source = np.frombuffer(memoryview(data).cast("B"), np.uint8)
-            self._copy(lib.GIO_WRITE, offset, source)
+            with Hold(source):
+                self._copy(lib.GIO_WRITE, offset, source)
             return source.size
         array = exact(data).view()  # its own: nobody changes it meanwhile
         if array.dtype.hasobject:

@@ -12,6 +12,7 @@ import errno
 import functools
 import itertools
 import operator
+import pickle
 import sys
 import threading
 import time
@@ -104,8 +105,12 @@ _serials = itertools.count(1)
 
 # As numpy has it, whatever a subclass says.
 _base_of: Final[Callable[[Array], Any]] = np.ndarray.base.__get__
+_array_of: Final[Callable[[Any], Any]] = np.void.base.__get__
 #: What lies under an Allocation. Nobody can resize or close it: to refer to it is enough.
 _PAGES: Final[type] = ffi.buffer
+_STAYS: Final = (_PAGES, bytes)
+#: Buffers of something else.
+_GIVE_ON: Final = (memoryview, pickle.PickleBuffer)
 #: What as_strided puts between an array and its view.
 _STRIDED: Final[Any] = type(np.lib.stride_tricks.as_strided(np.empty(1)).base)
 
@@ -169,10 +174,11 @@ def memory_of(array: Array) -> Any:
         return ffi.from_buffer(array)
     view = array.view(_Held)
     memory = ffi.from_buffer(view)
-    view.held = _export_under(view) if len(memory) else None
-    if isinstance(view.held, ffi.CData) and not 0 <= _distance(memory, view.held) <= len(view.held) - len(memory):
-        view.held = None  # no traceback is to hold it
-        raise _gone(view)
+    if len(memory):
+        view.held = held = _exports_under(array)
+        if held and not _lies_within(memory, len(memory), held):
+            held.clear()  # no traceback is to hold it
+            raise _gone(array)
     return memory
 
 
@@ -188,10 +194,15 @@ class Hold:
     __slots__ = ("_held",)
 
     def __init__(self, array: Array) -> None:
-        self._held = None if array.base is None or array.size == 0 else _export_under(array)
-        if isinstance(self._held, ffi.CData) and not _lies_within(array, self._held):
-            ffi.release(self._held)
-            raise _gone(array)
+        self._held: list[Any] | None = None
+        if array.base is None or array.size == 0:
+            return
+        self._held = _exports_under(array)
+        if self._held:
+            start, nbytes = _extent(array)
+            if not _lies_within(ffi.cast("char *", start), nbytes, self._held):
+                self._held.clear()
+                raise _gone(array)
 
     def __enter__(self) -> None:
         pass
@@ -202,11 +213,12 @@ class Hold:
         self._held = None
 
 
-def _lies_within(array: Array, held: Any) -> bool:
-    low = high = _address(array) - address_of(held)
+def _extent(array: Array) -> tuple[int, int]:
+    """Where the first byte of an array lies, and how many from there to the end of the last."""
+    low = high = _address(array)
     for length, stride in zip(array.shape, array.strides, strict=True):
         low, high = low + min(0, (length - 1) * stride), high + max(0, (length - 1) * stride)
-    return 0 <= low and high + array.itemsize <= len(held)
+    return low, high - low + array.itemsize
 
 
 def address_of(memory: Any) -> int:
@@ -214,32 +226,58 @@ def address_of(memory: Any) -> int:
     return int(ffi.cast("uintptr_t", memory))
 
 
-def _distance(memory: Any, start: Any) -> int:
-    return int((memory + 0) - (start + 0))  # an array of C has no difference, and a pointer has
+def _lies_within(start: Any, nbytes: int, held: list[Any]) -> bool:
+    """Whether this is part of the buffer that lies under all others. Where that has strides it is not known."""
+    buffer = held[-1]
+    if type(buffer) is memoryview:
+        return True
+    distance = (start + 0) - (buffer + 0)  # an array of C has no difference, and a pointer has
+    return 0 <= int(distance) <= len(buffer) - nbytes
 
 
-def _export_under(array: Array) -> Any:
-    """An export of the buffer that an array lies on; None where there is none, or none is needed."""
+def _exports_under(array: Array) -> list[Any]:
+    """Exports of the buffers that an array lies on; the last is of what the memory belongs to.
+
+    There are several where an array was made on the buffer of another one, which holds what that lies on no more than
+    numpy does. None is needed of what cannot let the memory go. What has no buffer (DLPack, __array_interface__) is
+    referred to, and that is all there is.
+    """
+    held: list[Any] = []
     _, base = _under(array)
-    if base is None or type(base) in (_PAGES, bytes):
-        return None
-    try:
-        return ffi.from_buffer(base)
-    except ValueError as error:  # a memoryview that was released, an mmap that was closed
-        raise _gone(array) from error
-    except (TypeError, BufferError):
-        pass
-    try:
-        return memoryview(base)  # it has strides
-    except (TypeError, BufferError):
-        return None  # no buffer (DLPack, __array_interface__): it is referred to, and that is all there is
+    while base is not None and type(base) not in _STAYS:
+        try:
+            held.append(ffi.from_buffer(base))
+        except ValueError as error:  # a memoryview that was released, an mmap that was closed
+            held.clear()
+            raise _gone(array) from error
+        except (TypeError, BufferError):
+            try:
+                held.append(memoryview(base))  # it has strides
+            except (TypeError, BufferError):
+                break
+        base = _base_behind(base)
+    return held
+
+
+def _base_behind(base: Any) -> Any:
+    """What the array lies on whose buffer this gives; None if it gives its own."""
+    if type(base) in _GIVE_ON:
+        try:
+            base = memoryview(base).obj
+        except ValueError:  # released
+            return None
+    if issubclass(type(base), np.void):  # a record of a structured array
+        base = _array_of(base)
+    return _under(base)[1] if is_array(base) else None
 
 
 def _gone(array: Array) -> ValueError:
-    owner = type(_under(array)[1]).__name__
+    _, base = _under(array)
+    while (behind := _base_behind(base)) is not None:
+        base = behind
     return ValueError(
-        f"the memory of this array has gone: the {owner} that it was made on has been closed, released or resized "
-        "since; make a new array on what there is now"
+        f"the memory of this array has gone: the {type(base).__name__} that it was made on has been closed, released "
+        "or resized since; make a new array on what there is now"
     )
 
 

@@ -583,6 +583,8 @@ def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.RLock()
     for queue in list(_living):
+        for operation in list(queue._inflight.values()):
+            operation._buffers = None  # it is the parent's, and goes on with the parent's memory
         for file in list(queue._files):
             file._forked()
 

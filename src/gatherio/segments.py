@@ -119,7 +119,8 @@ class Segments:
     _anonymous: bool | None
     _distinct: bool | None
     _memories: list[Any]  # what keeps their memory
-    _rows: npt.NDArray[np.int64] | None  # which ones of an array, until it is known whether one is there twice
+    #: Which ones of an array, and between which two, until it is known whether one is there twice.
+    _rows: tuple[npt.NDArray[np.int64], int, int] | None
 
     # Not __init__, which can be called again while the kernel reads the table.
     def __new__(cls, arrays: Iterable[Array]) -> Segments:
@@ -136,6 +137,9 @@ class Segments:
 
     def __init_subclass__(cls) -> None:
         raise TypeError("gatherio.Segments cannot be subclassed: what it says of itself is what the kernel is told")
+
+    def __copy__(self) -> Segments:
+        return self  # nothing changes it
 
     @classmethod
     def _of(
@@ -185,6 +189,7 @@ class Segments:
             index = index.astype(np.int64, copy=False)
             if low < 0:
                 index = np.where(index < 0, index + count, index)
+                low, high = 0, count - 1
         memory = memory_of(array)
         stride = len(memory) // count if count else 0
         table = np.empty((index.size, 2), np.uint64)
@@ -193,7 +198,7 @@ class Segments:
         table[:, 1] = stride
         segments = cls._of(table, [array], [memory], array, array.flags.writeable)
         if index.size and stride:
-            segments._rows = index
+            segments._rows = index, low, high
         return segments
 
     def _let_go(self) -> None:
@@ -269,19 +274,18 @@ class Segments:
         rows = self._rows
         if rows is not None:
             self._rows = None
-            return _all_different(rows)  # rows do not overlap
+            return _all_different(*rows)  # rows do not overlap
         filled = self._table[self._table[:, 1] != 0]
         ordered = filled[np.argsort(filled[:, 0])]
         return bool((ordered[:-1].sum(axis=1) <= ordered[1:, 0]).all())
 
 
-def _all_different(rows: npt.NDArray[np.int64]) -> bool:
-    """Whether no row is there twice. Takes no more memory than the rows' numbers have."""
-    first = int(rows.min())
-    span = int(rows.max()) - first + 1
+def _all_different(rows: npt.NDArray[np.int64], low: int, high: int) -> bool:
+    """Whether no row is there twice of those from low to high. Takes no more memory than the rows' numbers have."""
+    span = high - low + 1
     if span > rows.nbytes:
         ordered = np.sort(rows)
         return bool((ordered[:-1] != ordered[1:]).all())
     seen = np.zeros(span, np.bool_)
-    seen[rows - first if first else rows] = True
+    seen[rows - low if low else rows] = True
     return bool(np.count_nonzero(seen) == rows.size)
