@@ -641,6 +641,26 @@ def test_a_plain_user_stores_nothing_in_the_folder_of_another(disk_dir: Path) ->
     assert list((config / "gatherio").iterdir()) == []
 
 
+@pytest.mark.parametrize("home", ["", "config"])
+def test_settings_lie_not_in_the_working_directory(
+    home: str, disk_dir: Path, tmp_path: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home folder of a user whom the system does not know is "~"; XDG has relative paths ignored."""
+    tuning.store(disk_dir, tuning.from_dict({"depth": 7}), {})
+    monkeypatch.setenv("LOCALAPPDATA" if ON_WINDOWS else "XDG_CONFIG_HOME", home)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    planted = tuning.tuning_file()
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    if not planted.exists():
+        shutil.copy(config_home / "gatherio" / "tuning.json", planted)
+    before = planted.read_bytes()
+    assert tuning.stored_for(disk_dir) is None and not tuning.about()["exists"]
+    with pytest.raises(FileNotFoundError, match="to a whole path"):
+        tuning.store(disk_dir, tuning.from_dict({"depth": 8}), {})
+    assert planted.read_bytes() == before
+
+
 # --- mount points ---
 
 NAMES = [

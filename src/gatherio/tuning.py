@@ -185,7 +185,7 @@ def _current() -> _Stored:
     global _stored
     path = tuning_file()
     try:
-        found = os.stat(path)
+        found = os.stat(path if path.is_absolute() else "")  # none is read from the working directory
     except OSError as error:
         stamp = None if error.errno in _NOT_THERE else (str(path), error.errno or 0, 0, 0)
     else:
@@ -360,6 +360,13 @@ def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
 def _folder(*, make: bool = False) -> Iterator[Path]:
     """The folder of the file, to write to: this user's own, and no link of another's leads to it."""
     folder = tuning_file().parent
+    if not folder.is_absolute():  # "~" stays where the system knows no home folder of this user's
+        variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME"
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"settings are not stored in the working directory: set {variable} to a whole path",
+            str(folder),
+        )
     with _folders.opened(folder, _ADVICE, make=make) as inside:
         if sys.platform != "win32" and os.stat(inside).st_uid not in (0, os.geteuid()):
             raise PermissionError(
