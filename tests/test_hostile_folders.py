@@ -417,9 +417,59 @@ def test_root_of_a_user_namespace_is_a_plain_user(disk_dir: Path, monkeypatch: p
     os.chown(disk_dir, NOBODY, NOBODY)
     with pytest.raises(_folders.RefusedError), _folders.work_folder(disk_dir, "work", "advice"):
         pass
-    monkeypatch.setattr(_folders, "_root_is_a_plain_user", lambda: True)
+    monkeypatch.setattr(_folders, "_is_unknown", lambda opened: True)
     with _folders.work_folder(disk_dir, "work", "advice"):
         pass
+
+
+NAMESPACE = """
+    import ctypes, os, sys
+    from pathlib import Path
+    from gatherio import _folders
+
+    ends, others = os.pipe(), os.pipe()
+    child = os.fork()
+    if child:
+        os.read(ends[0], 1)
+        for which in ("uid_map", "gid_map"):
+            Path(f"/proc/{child}/{which}").write_text(sys.argv[1])
+        os.write(others[1], b"x")
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        try:
+            assert ctypes.CDLL(None).unshare(0x10000000) == 0
+            os.write(ends[1], b"x")
+            os.read(others[0], 1)
+            os.setgid(0)
+            os.setuid(0)
+            for folder in sys.argv[2:]:
+                assert os.stat(Path(folder).parent).st_uid == 65534
+                try:
+                    with _folders.work_folder(Path(folder), "work", "advice"):
+                        print("used", flush=True)
+                except _folders.RefusedError:
+                    print("refused", flush=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+"""
+
+
+@not_on_windows("it has no user namespaces")
+@needs_root("to have users for a namespace")
+@pytest.mark.parametrize(
+    ("users", "outcome"),
+    [("0 100000 65536", "used refused"), ("0 100000 1000", "used used"), ("0 0 1", "refused refused")],
+)
+def test_nobody_of_a_user_namespace_is_not_taken_for_the_unknown(users: str, outcome: str, disk_dir: Path) -> None:
+    """Both are shown as 65534: the system's users, who can do what they like to a plain user, and its own nobody."""
+    disk_dir.chmod(0o755)
+    folders = [disk_dir / name / "inside" for name in ("unknown", "nobodys")]
+    for folder, owner in zip(folders, (1, 100000 + NOBODY), strict=True):
+        folder.mkdir(parents=True)
+        os.chown(folder.parent, owner, owner)
+        os.chown(folder, 100000, 100000)
+    assert run_python(NAMESPACE, users, *folders).split() == outcome.split()
 
 
 @not_on_windows("it has other rights")
@@ -563,8 +613,8 @@ def test_settings_are_read_from_the_file_that_was_looked_at(
             other.rename(path)
 
     monkeypatch.setattr(tuning, "_refuse_what_is_no_file", looked_at)
-    assert '"depth": 7' in tuning._text(path)
-    assert not other.exists() and '"depth": 8' in tuning._text(path)
+    assert '"depth": 7' in tuning.text_of(path, 1 << 20)
+    assert not other.exists() and '"depth": 8' in tuning.text_of(path, 1 << 20)
 
 
 @not_on_windows("it takes a right to make links")
@@ -589,6 +639,26 @@ def test_a_plain_user_stores_nothing_in_the_folder_of_another(disk_dir: Path) ->
     assert done.returncode == 1
     assert "belongs to another user" in done.stderr
     assert list((config / "gatherio").iterdir()) == []
+
+
+@pytest.mark.parametrize("home", ["", "config"])
+def test_settings_lie_not_in_the_working_directory(
+    home: str, disk_dir: Path, tmp_path: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home folder of a user whom the system does not know is "~"; XDG has relative paths ignored."""
+    tuning.store(disk_dir, tuning.from_dict({"depth": 7}), {})
+    monkeypatch.setenv("LOCALAPPDATA" if ON_WINDOWS else "XDG_CONFIG_HOME", home)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    planted = tuning.tuning_file()
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    if not planted.exists():
+        shutil.copy(config_home / "gatherio" / "tuning.json", planted)
+    before = planted.read_bytes()
+    assert tuning.stored_for(disk_dir) is None and not tuning.about()["exists"]
+    with pytest.raises(FileNotFoundError, match="to a whole path"):
+        tuning.store(disk_dir, tuning.from_dict({"depth": 8}), {})
+    assert planted.read_bytes() == before
 
 
 # --- mount points ---
@@ -824,3 +894,179 @@ def test_results_of_others_are_harmless_in_tables_and_pictures(tmp_path: Path, d
     assert "&lt;script&gt;a&lt;/script&gt;" in ours
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
     assert_harmless(report.opening(found).encode(), report.group_text(found, "peers", "read, cold").encode())
+
+
+# --- the way that the surroundings lead programs and files ---
+
+
+@not_on_windows("it has no io_uring")
+def test_the_compiler_keeps_nothing_in_a_folder_that_others_name(
+    disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files between compiler and assembler are code that will be run, and their names are used twice."""
+    from gatherio.bench import bare_loop
+
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nprintf "%s\\n" "$TMPDIR" "$TMP" "$TEMP" "$PWD" > told\n')
+    compiler.chmod(0o755)
+    for variable in ("TMPDIR", "TMP", "TEMP"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr(bare_loop, "find", lambda name: str(compiler))
+    program, why = bare_loop.build(disk_dir, tmp_path / "source.c")
+    assert (program, why) == (disk_dir / "bare_uring", "")
+    assert (disk_dir / "told").read_text().split("\n")[:4] == [".", ".", ".", str(disk_dir)]
+
+
+@not_on_windows("it lets nobody rename the working directory")
+def test_the_working_directory_is_the_same_one_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatherio import _programs
+
+    here, other = tmp_path / "here", tmp_path / "other"
+    here.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(here)
+    with _programs.working_in(Path("/")):
+        here.rename(tmp_path / "moved")
+        here.symlink_to(other)
+    assert os.path.samefile(os.curdir, tmp_path / "moved")
+    (tmp_path / "moved").rmdir()
+    with _programs.working_in(Path("/")):
+        assert os.getcwd() == "/"
+    assert os.listdir(os.curdir) == []
+
+
+@not_on_windows("it has no /proc")
+def test_bench_without_proc(disk_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    from gatherio import _folders, info
+
+    for module in (_folders, sys.modules[info.__module__]):
+        monkeypatch.setattr(module, "path_of", lambda descriptor: "")
+    assert command_line.main(["bench", str(disk_dir), *QUICK]) == 0, capfd.readouterr().err
+    assert list(disk_dir.iterdir()) == [] and _folders.named("x/") == "x/"
+
+
+@not_on_windows("it has no /proc")
+def test_info_tells_the_folders_name(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[gio.info.__module__]
+
+    def fail(name: str, *_: Any) -> None:
+        raise OSError(24, "Too many open files", name)
+
+    monkeypatch.setattr(module, "File", fail)
+    with pytest.raises(OSError) as told:
+        gio.info(disk_dir)
+    assert told.value.filename == str(disk_dir)
+
+
+@not_on_windows("its folders are not removed by descriptors")
+def test_a_work_folder_goes_when_no_descriptor_is_left(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatherio import _folders
+
+    def fail(path: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match="first"),
+        _folders.work_folder(disk_dir, "work", "advice"),
+    ):
+        patch.setattr(os, "scandir", fail)
+        raise ValueError("first")
+    assert os.listdir(disk_dir) == []
+
+
+# --- results that somebody else has made ---
+
+
+@not_on_windows("it has no such files")
+@pytest.mark.parametrize("kind", ["pipe", "endless", "large"])
+def test_results_are_taken_up_from_a_file_of_a_size_that_can_be(kind: str, disk_dir: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    if kind == "pipe":
+        os.mkfifo(results)
+    elif kind == "endless":
+        results.symlink_to("/dev/zero")
+    else:
+        results.touch()
+        os.truncate(results, 1 << 40)
+    done = call("bench", disk_dir, *QUICK, "--resume", results)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gatherio bench: {results} has no results of the study: it ")
+
+
+@not_on_windows("it has no tmpfs")
+@needs_root("mounting")
+def test_what_does_not_fit_is_told_with_its_name(disk_dir: Path, tmp_path: Path) -> None:
+    script = """
+        import ctypes, os, sys
+        from gatherio.__main__ import main
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(0x00020000) == 0 and libc.mount(None, b"/", None, 1 << 14 | 1 << 18, None) == 0
+        full = sys.argv[2]
+        assert libc.mount(b"x", os.fsencode(full), b"tmpfs", 0, b"size=4m") == 0
+        with open(f"{full}/filling", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        os.environ["XDG_CONFIG_HOME"] = full
+        bench = ["bench", sys.argv[1], "--tiny", "--section", "kinds", "--max-bytes", "1"]
+        codes = [main([*bench, "--json", f"{full}/j"]), main([*bench, "--report", f"{full}/r"])]
+        codes.append(main(["tune", sys.argv[1], "--tiny"]))
+        assert codes == [1, 1, 1], codes
+        assert sorted(os.listdir(full)) == ["filling", "gatherio", "r"] and not os.listdir(f"{full}/gatherio")
+    """
+    full = tmp_path / "full"
+    full.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), disk_dir, full], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        f"gatherio bench: {full}/j: No space left on device",
+        f"gatherio bench: {full}/r/study.md: No space left on device",
+        f"gatherio tune: {full}/gatherio/tuning.json: No space left on device",
+    ]
+
+
+@not_on_windows("it has no /proc")
+def test_what_has_taken_a_new_files_name_keeps_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc a small file is opened by its name once more."""
+    from gatherio import _replace
+
+    victim, real = tmp_path / "victim", open
+    victim.write_text("precious")
+
+    def swapped(path: str, *arguments: Any, **options: Any) -> Any:
+        os.unlink(path)
+        os.symlink(victim, path)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(_replace, "_PROC", str(tmp_path / "missing"))
+    monkeypatch.setattr(_replace, "open", swapped, raising=False)
+    with pytest.raises(OSError, match="nothing was written"):
+        _replace.write_file(tmp_path / "new", b"new")
+    assert victim.read_text() == "precious"
+
+
+# --- what the encoding cannot say ---
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_text_that_the_output_cannot_encode_is_escaped(errors: str) -> None:
+    """In the C locale Python has surrogateescape, which lets bytes through and stops at letters."""
+    script = "from gatherio._report import say; say('Gr\\xf6\\ufffd\\udcff')"
+    environment = {**os.environ, "PYTHONIOENCODING": f"ascii:{errors}"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, [b"Gr\\xf6\\ufffd\\udcff"]), done.stderr
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "8388608T", str(2**63)])
+def test_a_size_that_nothing_has_is_refused(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["demo", "--size", text])
+    assert ended.value.code == 2
+    assert "is more than any file holds" in capfd.readouterr().err

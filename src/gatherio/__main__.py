@@ -34,6 +34,7 @@ _DATA: Final = "D:\\data" if sys.platform == "win32" else "/data"  # in the exam
 
 # Exit codes.
 OK, FAILED, UNUSABLE = 0, 1, 2
+SIZE_LIMIT: Final = 2.0**63  # of files, of memory, and of what is counted in C
 BY_SIGNAL: Final = 128  # and the signal's number, as shells have it
 
 _SOON_S: Final = 0.01
@@ -145,7 +146,10 @@ def size(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: give bytes, or a number with K, M, G or T, as in 512M")
     exponent = " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * 1024**exponent)
+    value = float(match[1]) * 1024**exponent
+    if value >= SIZE_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than any file holds")
+    return int(value)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RefusedError", "named", "opened", "path_of", "work_folder"]
+__all__ = ["RefusedError", "known_as", "named", "opened", "path_of", "work_folder"]
 
 #: On Windows a file cannot go while somebody looks at it, and virus scanners and indexers look at all that is new. Some
 #: servers keep a file that is open under another name.
@@ -48,8 +48,9 @@ def named(text: str) -> str:
 
 
 @contextmanager
-def _known_as(path: str, name: str) -> Iterator[None]:
+def known_as(path: str, name: str) -> Iterator[None]:
     """Within the block, and in the error that ends it, `path` goes by this name."""
+    before = _names.get(path)  # without /proc a path is its own name, and may be opened twice
     _names[path] = name
     try:
         yield
@@ -60,7 +61,10 @@ def _known_as(path: str, name: str) -> Iterator[None]:
                 error.filename = name.rstrip("/") + inside[len(path) : -1]
         raise
     finally:
-        del _names[path]
+        if before is None:
+            del _names[path]
+        else:
+            _names[path] = before
 
 
 if sys.platform != "win32":
@@ -75,6 +79,8 @@ if sys.platform != "win32":
     _ROOT: Final = 0
     #: Shown as the owner where a user namespace does not know it (user_namespaces(7)), the real root among others.
     _OVERFLOW: Final = 65534
+    #: Of <linux/capability.h>, as a bit.
+    _CAP_FOWNER: Final = 1 << 3
     #: The rights of a folder that holds settings, as the XDG Base Directory Specification has them.
     _MODE: Final = 0o700
 
@@ -100,7 +106,7 @@ if sys.platform != "win32":
         descriptor = _open(os.fspath(path), advice, make)
         try:
             inside = path_of(descriptor) or os.fspath(path)
-            with _known_as(inside, os.fspath(path)):
+            with known_as(inside, os.fspath(path)):
                 yield Path(inside)
         finally:
             os.close(descriptor)
@@ -121,11 +127,11 @@ if sys.platform != "win32":
         base = f"{name}-{secrets.token_hex(8)}"
         above, inside = _open(os.fspath(parent), advice, False), -1
         try:  # before it is made: a signal may come at any moment
-            with _known_as(base, str(parent / base)):
+            with known_as(base, str(parent / base)):
                 os.mkdir(base, _MODE, dir_fd=above)
                 inside = _open_new(base, above)
             path = path_of(inside) or str(parent / base)
-            with _known_as(path, str(parent / base)):
+            with known_as(path, str(parent / base)):
                 yield Path(path)
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)  # some servers keep what one of them holds open
@@ -185,7 +191,8 @@ if sys.platform != "win32":
             if number:
                 time.sleep(0.1)
             if inside >= 0:
-                _empty(inside)
+                with suppress(OSError):  # no descriptor is left: maybe there is nothing in it
+                    _empty(inside)
             try:
                 found = os.stat(base, dir_fd=above, follow_symlinks=False)
                 if inside < 0 or os.path.samestat(found, os.fstat(inside)):
@@ -297,7 +304,7 @@ if sys.platform != "win32":
 
     def _check_owner(opened: int, what: str, path: str, advice: str) -> None:
         owner = os.fstat(opened).st_uid
-        if owner in (_ROOT, os.geteuid()) or (owner == _OVERFLOW and _root_is_a_plain_user()):
+        if owner in (_ROOT, os.geteuid()) or (owner == _OVERFLOW and _is_unknown(opened)):
             return
         raise RefusedError(
             errno.EACCES,
@@ -313,14 +320,30 @@ if sys.platform != "win32":
         except OSError as error:
             return error.errno != errno.EOPNOTSUPP
 
-    def _root_is_a_plain_user() -> bool:
-        """Whether root of this user namespace is somebody else outside, where he has no more rights than that one."""
+    def _is_unknown(opened: int) -> bool:
+        """Whether what is shown as the overflow user's belongs to somebody whom our user namespace does not know, and
+        root of it is a plain user outside, who has no more rights there than that one.
+        """
         try:
-            with open("/proc/self/uid_map", "rb") as file:
-                ranges = [tuple(map(int, line.split())) for line in file]
+            users, status = (Path("/proc/self", name).read_bytes().split(b"\n") for name in ("uid_map", "status"))
         except OSError:
             return False
-        return any(inside == _ROOT and outside != _ROOT for inside, outside, _ in ranges)
+        ranges = [tuple(map(int, line.split())) for line in users if line]
+        if not any(inside == _ROOT and outside != _ROOT for inside, outside, _ in ranges):
+            return False
+        if not any(inside <= _OVERFLOW < inside + count for inside, _, count in ranges):
+            return True
+        # That user is somebody here. O_NOATIME is for the owner and for CAP_FOWNER, which is a right over the files of
+        # users whom the namespace knows (open(2), user_namespaces(7)).
+        rights = [int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:")]
+        if not any(right & _CAP_FOWNER for right in rights):
+            return False
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
+        try:
+            os.close(os.open(os.curdir, flags, dir_fd=opened))
+        except OSError as error:
+            return error.errno == errno.EPERM
+        return False
 
     def _name_of(opened: int) -> str:
         with suppress(OSError):

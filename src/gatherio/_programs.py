@@ -145,13 +145,14 @@ def nothing_from_here() -> Iterator[None]:
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """Within the block `folder` is the working directory: for modules that read settings from there when imported."""
-    try:
+    if sys.platform == "win32":
         before = os.getcwd()
-    except OSError:  # it is gone, and nobody can read anything there
-        yield
-        return
-    os.chdir(folder)
+    else:  # by its name another one may be found, or none that this user could enter
+        before = os.open(os.curdir, os.O_PATH | os.O_CLOEXEC)
     try:
+        os.chdir(folder)
         yield
     finally:
         os.chdir(before)
+        if not isinstance(before, str):
+            os.close(before)

@@ -789,9 +789,20 @@ def write_file(name: str | os.PathLike[str], content: bytes) -> None:
     """
 
     def write(place: Place) -> None:
-        with open(place.path, "wb") as file:
-            place.check(file)
-            file.write(content)
+        try:
+            with open(place.path, "wb", opener=_open_as_it_is) as file:
+                place.check(file)
+                file.truncate(0)
+                file.write(content)
+        except OSError as error:
+            if error.filename is None:  # of a write
+                error.filename = os.fspath(name)
+            raise
 
     with Target(os.fspath(name)) as target:
         target.replace(write)
+
+
+def _open_as_it_is(name: str, flags: int) -> int:
+    """Open what is to be checked before it loses its content."""
+    return os.open(name, flags & ~os.O_TRUNC, 0o666)

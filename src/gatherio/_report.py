@@ -116,8 +116,9 @@ def say(text: str) -> None:
     """
     if sys.stdout is None:
         raise OutputError("it is closed")
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be what the encoding cannot say
+    # A path may be what the encoding cannot say. In the C locale Python has surrogateescape, which fails there, too.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(shown_lines(text), flush=True)
     except BrokenPipeError:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from . import tuning
-from ._folders import opened, path_of
+from ._folders import known_as, opened, path_of
 from ._native import remedy
 from ._version import __version__
 from .file import File
@@ -101,7 +101,8 @@ def _new_file(folder: str) -> Iterator[str]:
         try:
             if not place:
                 os.close(descriptor)
-            yield place or str(path)
+            with known_as(place or str(path), folder):
+                yield place or str(path)
         finally:
             if place:
                 os.close(descriptor)

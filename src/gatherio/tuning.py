@@ -185,7 +185,7 @@ def _current() -> _Stored:
     global _stored
     path = tuning_file()
     try:
-        found = os.stat(path)
+        found = os.stat(path if path.is_absolute() else "")  # none is read from the working directory
     except OSError as error:
         stamp = None if error.errno in _NOT_THERE else (str(path), error.errno or 0, 0, 0)
     else:
@@ -205,7 +205,7 @@ def _current() -> _Stored:
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """The devices, and what is wrong with the file. Whatever stands there, this neither waits nor takes long."""
     try:
-        return _devices(_text(path)), ""
+        return _devices(text_of(path, _BYTES_MAX)), ""
     except OSError as error:
         problem = error.strerror or str(error)
     except (ValueError, TypeError, RecursionError) as error:
@@ -213,12 +213,21 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     return {}, f"{path} cannot be used: {problem}; it is not used; delete it, or run gatherio tune again"
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, bytes_max: int) -> str:
+    """The text of a regular file of a size that can be: whatever stands there, this neither waits nor takes long.
+
+    Raises
+    ------
+    ValueError
+        It is something else, or larger, or no UTF-8.
+    OSError
+        It cannot be read.
+    """
     with open(path, "rb", opener=_open_file) as file:
         _refuse_what_is_no_file(os.fstat(file.fileno()))
-        content = file.read(_BYTES_MAX + 1)
-    if len(content) > _BYTES_MAX:
-        raise ValueError(f"it has more than {_BYTES_MAX} bytes, and gatherio writes some hundred for each device")
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise ValueError(f"it has more than {bytes_max} bytes, which gatherio never writes there")
     return content.decode("utf-8")
 
 
@@ -351,6 +360,13 @@ def store(path: AnyPath, tuning: Tuning, details: Mapping[str, Any]) -> str:
 def _folder(*, make: bool = False) -> Iterator[Path]:
     """The folder of the file, to write to: this user's own, and no link of another's leads to it."""
     folder = tuning_file().parent
+    if not folder.is_absolute():  # "~" stays where the system knows no home folder of this user's
+        variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME"
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"settings are not stored in the working directory: set {variable} to a whole path",
+            str(folder),
+        )
     with _folders.opened(folder, _ADVICE, make=make) as inside:
         if sys.platform != "win32" and os.stat(inside).st_uid not in (0, os.geteuid()):
             raise PermissionError(
@@ -393,7 +409,9 @@ def _write(target: Path, devices: Mapping[str, Any]) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(beside)
+        if isinstance(error, OSError) and error.filename is None:  # of a write
+            error.filename = str(target)
         raise

@@ -60,7 +60,9 @@ def build(folder: Path, source: Path | None = None) -> tuple[Path | None, str]:
     if compiler is None:
         return None, "there is no C compiler to build benchmarks/bare_uring.c"
     try:
-        output_of([compiler, "-O2", "-o", PROGRAM, os.path.abspath(source)], folder)
+        # Who may write to TMPDIR may put other code between the compiler and the assembler.
+        here = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), os.curdir)
+        output_of([compiler, "-O2", "-o", PROGRAM, os.path.abspath(source)], folder, environment=here)
     except (ProgramError, OSError) as error:
         return None, f"{compiler} does not compile {source.name}: {error}"
     return folder / PROGRAM, ""

@@ -15,11 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from ..tuning import text_of
 from .groups import Claim, Contender, Group, Runs
 from .room import BenchError, replace_file
 from .runs import Metric, Run, Spread, cache_percent, durable_rate, in_gib, operations_per_second, rate
 
 SCHEMA_NAME: Final = "gatherio-study-1"
+#: Of a file of results, far beyond what a whole study writes.
+BYTES_MAX: Final = 64 << 20
 SPREAD = {"median": float, "min": float, "max": float}
 #: A dict has exactly these keys, a list any number of such items; a tuple names alternatives.
 SCHEMA: dict[str, Any] = {
@@ -158,7 +161,7 @@ def read(path: Path) -> dict[str, Any]:
         It has none, or of another version.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(text_of(path, BYTES_MAX))
         check_schema(found)
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} has no results of the study: {error}") from error
