@@ -149,6 +149,7 @@ typedef struct {
     uint32_t *submission_head, *submission_tail, *submission_flags, *completion_head, *completion_tail;
     struct completion_entry *completions;
     uint32_t tail;          /* of the submission queue; published once an entry is filled */
+    uint32_t claimed;       /* up to here, threads have set out to hand over */
     uint32_t entering;      /* threads inside io_uring_enter */
     uint32_t outstanding;   /* requests in the ring, handed over or not */
     int32_t woken;          /* the completion of no request is on its way to the sleeper */
@@ -236,7 +237,7 @@ static void take_back(gio_queue *queue)
             gio_request_returned(queue, request, -(int64_t)ring->broken);
         }
     }
-    ring->tail = head;
+    ring->tail = ring->claimed = head;
     __atomic_store_n(ring->submission_tail, head, __ATOMIC_RELEASE);
 }
 
@@ -253,18 +254,20 @@ static void give_up(gio_queue *queue, int32_t code)
     gio_mutex_lock(&queue->mutex);
 }
 
-/* io_uring_enter for `count` entries at least, without the lock. */
-static int enter_unlocked(gio_queue *queue, uint32_t count, uint32_t minimum, uint32_t flags, const void *argument,
-                          size_t bytes)
+/* io_uring_enter, without the lock, for the entries that nobody else has set out to hand over. */
+static int enter_unlocked(gio_queue *queue, uint32_t minimum, uint32_t flags, const void *argument, size_t bytes)
 {
     ring *ring = queue->backend_state;
-    uint32_t head = ring->tail - count;
+    uint32_t count = ring->tail - ring->claimed, head = ring->tail - unsubmitted(ring);
 
+    queue->stats.submits += count != 0;
+    ring->claimed = ring->tail;
     ring->entering++;
     gio_mutex_unlock(&queue->mutex);
     int result = enter(ring, count, minimum, flags, argument, bytes);
     gio_mutex_lock(&queue->mutex);
     ring->entering--;
+    ring->claimed -= count - (uint32_t)(result > 0 ? gio_min((uint64_t)result, count) : 0); /* those taken may be another's */
     if (count != 0 && result >= 0 && unsubmitted(ring) >= ring->tail - head)
         result = -EBADF; /* another ring has the descriptor's number, and got our call */
     if (!is_for_now(result) && ring->broken == 0)
@@ -277,13 +280,11 @@ static int enter_unlocked(gio_queue *queue, uint32_t count, uint32_t minimum, ui
 static int uring_submit(gio_queue *queue)
 {
     ring *ring = queue->backend_state;
-    uint32_t count = unsubmitted(ring);
     int overflowed = has_overflowed(ring);
 
-    if ((count == 0 && !overflowed) || ring->broken)
+    if ((ring->tail == ring->claimed && !overflowed) || ring->broken)
         return 0;
-    queue->stats.submits += count != 0;
-    enter_unlocked(queue, count, 0, overflowed ? ENTER_GETEVENTS : 0, NULL, 0);
+    enter_unlocked(queue, 0, overflowed ? ENTER_GETEVENTS : 0, NULL, 0);
     return overflowed || ring->broken;
 }
 
@@ -396,13 +397,11 @@ static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
     ring *ring = queue->backend_state;
     struct wait_time time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     struct wait_argument argument = {0, 8, 0, timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&time};
-    uint32_t count = unsubmitted(ring);
 
     if (ring->broken)
         return sleep_beside_broken(queue, timeout_ns);
-    queue->stats.submits += count != 0;
     /* If another thread hands over some of these first, the kernel finds fewer, and comes back without waiting. */
-    int result = enter_unlocked(queue, count, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+    int result = enter_unlocked(queue, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
     if (result == -EINTR)
         return GIO_E_INTERRUPTED;
     return result == -ETIME ? GIO_E_TIMEOUT : 0;
@@ -499,6 +498,24 @@ static uint32_t slot_of(const ring *ring, uint64_t address, uint64_t nbytes)
     return SLOTS;
 }
 
+/* All entries before `end`, by this thread and by those who have set out to; but for what the kernel refuses for now. */
+static void hand_over_up_to(gio_queue *queue, uint32_t end)
+{
+    ring *ring = queue->backend_state;
+    static const int64_t NAP_NS = 1000 * 1000;
+
+    for (uint32_t before = UINT32_MAX, left; (left = end - (ring->tail - unsubmitted(ring))) - 1 < INT32_MAX;) {
+        if (ring->tail == ring->claimed && ring->entering != 0) {
+            gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(NAP_NS));
+        } else {
+            if (left >= before)
+                break;
+            before = left;
+            gio_queue_hand_over(queue);
+        }
+    }
+}
+
 static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes)
 {
     ring *ring = queue->backend_state;
@@ -513,11 +530,8 @@ static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes
             slots[count++] = slot;
         }
     }
-    /* An entry that names one of them gets its pages now; later there would be none. */
-    for (uint32_t before = UINT32_MAX; count && unsubmitted(ring) && unsubmitted(ring) < before;) {
-        before = unsubmitted(ring);
-        gio_queue_hand_over(queue);
-    }
+    if (count)
+        hand_over_up_to(queue, ring->tail); /* entries that name one of them get its pages now; later there would be none */
     gio_mutex_unlock(&queue->mutex);
     for (uint32_t i = 0; i < count; i++)
         update_table(ring, slots[i], nothing); /* whatever the kernel says: nobody finds it any more */
@@ -610,6 +624,7 @@ static int32_t try_nop(gio_queue *queue)
     while (result == -EINTR);
     if (result < 0)
         return -result;
+    ring->claimed = ring->tail;
     uring_reap(queue);
     return 0;
 }

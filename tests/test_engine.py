@@ -1,0 +1,290 @@
+"""The engine: what it holds while it calls the system, and what becomes of it when the system stops answering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from oracle import not_on_windows, run_python, shim
+
+pytestmark = not_on_windows("it has no io_uring, no LD_PRELOAD and no seccomp")
+
+# --- no system call is made under a queue's lock ---
+
+# Calls of one kind wait in front of the system until the gate is opened.
+GATE = """
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <poll.h>
+    #include <stdarg.h>
+    #include <stdint.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    static long closed_for = -1;
+    static int arrived;
+
+    void gate_close(long call) { __atomic_store_n(&closed_for, call, __ATOMIC_SEQ_CST); }
+    void gate_open(void) { __atomic_store_n(&closed_for, -1, __ATOMIC_SEQ_CST); }
+    int gate_arrived(void) { return __atomic_load_n(&arrived, __ATOMIC_SEQ_CST); }
+
+    static void pass(long call)
+    {
+        if (__atomic_load_n(&closed_for, __ATOMIC_SEQ_CST) != call)
+            return;
+        __atomic_store_n(&arrived, 1, __ATOMIC_SEQ_CST);
+        while (__atomic_load_n(&closed_for, __ATOMIC_SEQ_CST) == call)
+            poll(NULL, 0, 1);
+    }
+
+    long syscall(long call, ...)
+    {
+        static long (*next)(long, ...);
+        va_list list;
+        long a[6];
+        va_start(list, call);
+        for (int i = 0; i < 6; i++)
+            a[i] = va_arg(list, long);
+        va_end(list);
+        if (next == NULL)
+            next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+        pass(call);
+        return next(call, a[0], a[1], a[2], a[3], a[4], a[5]);
+    }
+
+    static int control(const char *name, int fd, int command, void *argument)
+    {
+        if (command == 36 /* F_OFD_GETLK */)
+            pass(SYS_fcntl);
+        return ((int (*)(int, int, ...))dlsym(RTLD_NEXT, name))(fd, command, argument);
+    }
+
+    int fcntl(int fd, int command, ...)
+    {
+        va_list list;
+        va_start(list, command);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        return control("fcntl", fd, command, argument);
+    }
+
+    int fcntl64(int fd, int command, ...)
+    {
+        va_list list;
+        va_start(list, command);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        return control("fcntl64", fd, command, argument);
+    }
+"""
+
+BESIDE = """
+    import ctypes, sys, threading
+    import numpy as np, gatherio as gio
+    path, backend, which = sys.argv[1:4]
+    gate = ctypes.CDLL(None)
+    call = {"enter": 426, "register": 427, "locks": 72, "writes": 328, "reads": 327}[which]
+    assert ctypes.sizeof(ctypes.c_long) == 8
+    gate.gate_close.argtypes = [ctypes.c_long]
+    with gio.CompletionQueue(backend=backend) as q, gio.open(path, "r+", queue=q, direct=False) as f:
+        file = gio.open(path, "r+", queue=q, honor_locks=False, direct=False)
+        array, other = gio.zeros(4096, "u1"), gio.zeros(4096, "u1")
+        f.read_at(array, 0).result()
+        gate.gate_close(call)
+        step = {"register": lambda: q.register(array), "writes": lambda: f.write_at(array, 4096).result(),
+                "enter": lambda: f.read_at(array, 0).result(), "reads": lambda: f.read_at(array, 0).result(),
+                "locks": lambda: f.read_at(array, 0).result()}[which]
+        thread = threading.Thread(target=step, daemon=True)
+        thread.start()
+        while not gate.gate_arrived():
+            pass
+        # In nobody's way: what another thread does with the same queue, and what is let go of.
+        q.stats(), f.size, f.backend, q.get(0)
+        gio.open(path, "r", queue=q).close()
+        del other
+        if which in ("register", "locks"):
+            assert file.write_at(np.ones(5000, "u1"), 100).result() == 5000
+        assert thread.is_alive()
+        gate.gate_open()
+        thread.join()
+        file.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "which"),
+    [
+        ("uring", "enter"),
+        ("uring", "register"),
+        ("uring", "locks"),
+        ("threads", "locks"),
+        ("sync", "locks"),
+        ("sync", "writes"),
+        ("sync", "reads"),
+        ("threads", "writes"),
+    ],
+)
+def test_a_system_call_that_takes_long_is_in_nobodys_way(
+    disk_dir: Path, tmp_path: Path, backend: str, which: str
+) -> None:
+    (disk_dir / "file").write_bytes(bytes(8192))
+    run_python(BESIDE, disk_dir / "file", backend, which, under=shim(tmp_path, GATE), timeout=60)
+
+
+# --- io_uring_enter fails for good ---
+
+BREAK = """
+    import asyncio, ctypes, fcntl, os, struct, sys
+    import numpy as np, gatherio as gio
+    from oracle import assert_same_bytes, words
+
+    def forbid():
+        "A seccomp filter for all threads: io_uring_enter is refused from now on."
+        libc = ctypes.CDLL(None, use_errno=True)
+        program = b"".join(struct.pack("<HBBI", *step) for step in [
+            (0x20, 0, 0, 0), (0x15, 0, 1, 426), (0x06, 0, 0, 0x00050000 | 1), (0x06, 0, 0, 0x7FFF0000)])
+        code = ctypes.create_string_buffer(program, len(program))
+        filter = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(code))
+        assert libc.prctl(38, 1, 0, 0, 0) == 0
+        assert libc.syscall(317, 1, 1, filter) == 0, ctypes.get_errno()
+
+    def is_ring(number):
+        path = f"/proc/self/fd/{number}"
+        return os.path.lexists(path) and "io_uring" in os.readlink(path)
+
+    def close_ring():
+        "As os.closerange does; and another file gets the number."
+        for number in range(3, 100):
+            if is_ring(number):
+                os.close(number)
+                if taken_by == "another file":
+                    others.append(number)
+                    os.dup2(os.open(sys.executable, os.O_RDONLY), number)
+                elif taken_by == "another ring":
+                    others.append(number)
+                    queue = gio.CompletionQueue(depth=7, backend="uring")
+                    kept.append(queue)
+                    assert is_ring(number)
+                return
+
+    path, way, taken_by, then = sys.argv[1:5]
+    others, kept = [], []
+    q = gio.CompletionQueue(backend="uring", request_size=1 << 20)
+    f = gio.open(path, "w+", queue=q)
+    data = gio.asaligned(words(0, 40 << 20))
+    assert f.write_at(data, 0).result() == data.nbytes
+    # More than is handed over at once.
+    under_way = [f.write_at(data, 0) for _ in range(8)] + [f.read_at(gio.empty(8 << 20, "u1"), 0)]
+    forbid() if way == "seccomp" else close_ring()
+    if then == "result":
+        outcomes = [op.exception(20) for op in under_way]
+    elif then == "poll":
+        while not all(op.done() for op in under_way):
+            pass
+        outcomes = [op.exception(0) for op in under_way]
+    elif then == "get":
+        found = []
+        while len(found) < len(under_way):
+            found += q.get(20)
+        outcomes = [op.exception(0) for op in under_way]
+    else:
+        async def wait():
+            return await asyncio.wait_for(asyncio.gather(*under_way, return_exceptions=True), 20)
+        outcomes = [None if isinstance(one, int) else one for one in asyncio.run(wait())]
+    for outcome in outcomes:
+        assert outcome is None or (isinstance(outcome, OSError) and "io_uring" in str(outcome)), repr(outcome)
+    # What follows works, and says how.
+    small = gio.asaligned(words(5, 10_000))
+    assert f.write_at(small, 12_345).result(20) == small.nbytes
+    again = np.empty_like(small)
+    assert f.read_at(again, 12_345).result(20) == small.nbytes
+    assert_same_bytes(again, small)
+    with gio.open(path, "r", queue=q) as another:
+        assert another.backend == "threads" and "io_uring has stopped working" in another.reason
+        assert another.read_at(again, 12_345).result(20) == small.nbytes
+        assert_same_bytes(again, small)
+    f.close()
+    q.close()
+    for number in others:  # not ours to close any more
+        os.fstat(number)
+    for queue in kept:
+        queue.close()
+"""
+
+
+@pytest.mark.parametrize("then", ["result", "poll", "get", "asyncio"])
+@pytest.mark.parametrize(
+    ("way", "taken_by"),
+    [("seccomp", ""), ("closed", "nobody"), ("closed", "another file"), ("closed", "another ring")],
+)
+def test_a_ring_that_stops_working(disk_dir: Path, way: str, taken_by: str, then: str) -> None:
+    run_python(BREAK, disk_dir / "file", way, taken_by, then, timeout=60)
+
+
+def test_the_interpreter_leaves_beside_a_broken_ring(disk_dir: Path) -> None:
+    script = BREAK.split("    if then ==")[0] + """
+    for operation in under_way:
+        operation.add_done_callback(lambda operation: operation.exception())  # somebody knows
+    kept = [f]
+    """
+    run_python(script, disk_dir / "file", "seccomp", "", "", timeout=60, warnings="ignore")
+
+
+# --- completions that found no room ---
+
+OVERFLOW = """
+    import sys, threading, numpy as np, gatherio as gio
+    from gatherio._native import ffi, lib
+    path = sys.argv[1]
+    with gio.CompletionQueue(depth=4, backend="uring", request_size=1 << 30) as q, gio.open(path, "r+", queue=q) as f:
+        large, small = gio.empty(64 << 20, "u1"), gio.empty(4096, "u1")
+        nothing = ffi.from_buffer(small)
+        for _ in range(5):
+            waiter = threading.Thread(target=f.read_at(large, 0).result)
+            waiter.start()
+            while waiter.is_alive():  # each of these finishes at once, and wakes the one who sleeps
+                for _ in range(64):
+                    lib.gio_submit_one(f._native, 0, nothing, 0, 0, 0)
+            waiter.join()
+            ring = lib.gio_queue_poll_handle(q._native)
+            lines = open(f"/proc/self/fdinfo/{ring}").read().split("CqOverflowList:")
+            assert "user_data" not in lines[1]
+            operation = f.read_at(small, 0)
+            while not operation.done():  # who only looks finds it, too
+                pass
+"""
+
+
+def test_a_sleeper_is_woken_once(disk_dir: Path) -> None:
+    (disk_dir / "file").write_bytes(bytes(64 << 20))
+    run_python(OVERFLOW, disk_dir / "file", timeout=60)
+
+
+def test_data_is_what_it_was(disk_dir: Path) -> None:
+    """Many threads hand over at the same time: nothing is handed over twice, and nothing not at all."""
+    run_python(
+        """
+        import sys, threading, numpy as np, gatherio as gio
+        from oracle import assert_same_bytes, words
+        path = sys.argv[1]
+        expected = words(0, 8 << 20)
+        expected.tofile(path)
+        with gio.CompletionQueue(depth=16, backend="uring") as q, gio.open(path, "r+", queue=q) as f:
+            def work(seed):
+                places = np.random.default_rng(seed).integers(0, 2047, 400) * 4096
+                arrays = [gio.empty(4096, "u1") for _ in places]
+                operations = [f.read_at(a, int(p)) for a, p in zip(arrays, places)]
+                for operation, array, place in zip(operations, arrays, places):
+                    assert operation.result() == 4096
+                    assert_same_bytes(array, expected[place : place + 4096])
+                told.append(seed)
+            told = []
+            threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            assert sorted(told) == list(range(8))
+            assert q.stats()["reads"] == 8 * 400
+        """,
+        disk_dir / "file",
+    )
+
