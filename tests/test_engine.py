@@ -233,7 +233,8 @@ def test_the_interpreter_leaves_beside_a_broken_ring(disk_dir: Path) -> None:
 # --- completions that found no room ---
 
 OVERFLOW = """
-    import sys, threading, numpy as np, gatherio as gio
+    import sys, threading, gatherio as gio
+    from pathlib import Path
     from gatherio._native import ffi, lib
     path = sys.argv[1]
     with gio.CompletionQueue(depth=4, backend="uring", request_size=1 << 30) as q, gio.open(path, "r+", queue=q) as f:
@@ -247,7 +248,7 @@ OVERFLOW = """
                     lib.gio_submit_one(f._native, 0, nothing, 0, 0, 0)
             waiter.join()
             ring = lib.gio_queue_poll_handle(q._native)
-            lines = open(f"/proc/self/fdinfo/{ring}").read().split("CqOverflowList:")
+            lines = Path(f"/proc/self/fdinfo/{ring}").read_text().split("CqOverflowList:")
             assert "user_data" not in lines[1]
             operation = f.read_at(small, 0)
             while not operation.done():  # who only looks finds it, too
