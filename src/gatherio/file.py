@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ._handle import Handle
 from ._native import (
     SLICE_NS,
     check,
@@ -60,7 +61,7 @@ _ANONYMOUS: Final = lib.GIO_ANONYMOUS
 _OFFSET_MAX: Final = 2**63 - 1
 
 
-class File:
+class File(Handle):
     """An open file. Made by `gatherio.open`.
 
     An array that is handed over stays where it is until its operation has finished. What its memory belongs to, if that
@@ -86,6 +87,8 @@ class File:
 
     _native: Any = None
     _released = True
+
+    _instead = "open it once more, by its name"
 
     def __init__(
         self,
@@ -635,6 +638,7 @@ class File:
 
     def _forked(self) -> None:
         """In a forked child: locks end with the parent, not with the child that has its descriptors as well."""
+        self._lock = threading.RLock()  # another thread may have had it
         if not self._released:
             lib.gio_file_forked(self._native)
 
