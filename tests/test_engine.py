@@ -289,3 +289,176 @@ def test_data_is_what_it_was(disk_dir: Path) -> None:
         disk_dir / "file",
     )
 
+
+
+# --- what runs under our locks ---
+
+CALLBACKS = """
+    import sys, threading, gatherio as gio
+    path, backend, step = sys.argv[1:4]
+
+    def elsewhere(call):
+        "What a callback may do: wait for another thread, which uses the same objects."
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), step
+        seen.append(step)
+
+    def look():
+        try:
+            f.size, q.stats(), q.get(0), f.preallocate(0)
+            gio.open(path, "r").close()
+        except ValueError:  # closed by now
+            assert step == "close"
+
+    seen = []
+    q = gio.CompletionQueue(backend=backend)
+    f = gio.open(path, "w+", queue=q)
+    array = gio.zeros(1 << 20, "u1")
+    operation = f.write_at(array, 0)
+    operation.add_done_callback(lambda operation: elsewhere(look))
+    if step == "another queue":
+        gio.CompletionQueue(backend=backend).close()
+    elif step == "default queue":
+        gio.open(path, "r", tuning={"depth": 3}).close()
+    else:
+        {"flush": f.flush, "truncate": lambda: f.truncate(1 << 20), "close": f.close, "get": q.get,
+         "result": operation.result, "done": operation.done}[step]()
+    while not seen:
+        q.get(0.01)
+    f.close()
+    q.close()
+"""
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads", "sync"])
+@pytest.mark.parametrize(
+    "step", ["flush", "truncate", "close", "get", "result", "done", "another queue", "default queue"]
+)
+def test_callbacks_run_under_no_lock(disk_dir: Path, step: str, backend: str) -> None:
+    run_python(CALLBACKS, disk_dir / "file", backend, step, timeout=60)
+
+
+FINALISERS = """
+    import sys, threading, weakref, gatherio as gio
+    path, backend, step = sys.argv[1:4]
+
+    def last_words():
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+        seen.append(step)
+
+    def look():
+        gio.open(path, "r", queue=q).close()
+        q.stats(), q.get(0)
+        f.read_at(gio.empty(10, "u1"), 0).result()
+
+    seen = []
+    q = gio.CompletionQueue(backend=backend)
+    f = gio.open(path, "w+", queue=q)
+    array = gio.zeros(1 << 20, "u1")
+    weakref.finalize(array, last_words)
+    operation = f.write_at(array, 0)
+    del array
+    if step == "dropped":
+        del operation
+        while not seen:
+            f.write_at(gio.zeros(1 << 20, "u1"), 0).result()  # each looks after what was dropped
+    elif step == "get":
+        while not seen:
+            q.get(0.01)
+    else:
+        operation.result()
+    assert seen
+    f.close()
+    q.close()
+"""
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads", "sync"])
+@pytest.mark.parametrize("step", ["result", "get", "dropped"])
+def test_arrays_die_under_no_lock(disk_dir: Path, step: str, backend: str) -> None:
+    run_python(FINALISERS, disk_dir / "file", backend, step, timeout=60)
+
+
+CALLER = """
+    import asyncio, logging, resource, sys, threading, gatherio as gio
+    path, backend, what = sys.argv[1:4]
+    logging.getLogger("gatherio").addHandler(logging.NullHandler())
+    kinds = {"cancelled": asyncio.CancelledError, "interrupt": KeyboardInterrupt, "exit": SystemExit,
+             "generator": GeneratorExit, "error": ZeroDivisionError}
+
+    def bad(operation):
+        raise kinds[what]
+
+    q = gio.CompletionQueue(backend=backend)
+    f = gio.open(path, "w+", queue=q, direct=False)
+    array = gio.zeros(4096, "u1")
+    called = threading.Event()
+    if what == "no descriptor":
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
+    else:
+        f.write_at(array, 0).add_done_callback(bad)
+    for _ in range(3):
+        f.write_at(array, 0).add_done_callback(lambda operation: called.set())
+        assert called.wait(20), "nobody calls"
+        called.clear()
+    if what == "no descriptor":
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    while q._inflight:
+        pass
+    f.close()
+    q.close()
+"""
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads"])
+@pytest.mark.parametrize("what", ["cancelled", "interrupt", "exit", "generator", "error", "no descriptor"])
+def test_callbacks_are_called_whatever_one_of_them_raises(disk_dir: Path, what: str, backend: str) -> None:
+    run_python(CALLER, disk_dir / "file", backend, what, timeout=60)
+
+
+# --- fork, copies, other threads ---
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads"])
+def test_a_child_waits_for_no_thread_of_its_parent(disk_dir: Path, backend: str) -> None:
+    run_python(
+        """
+        import os, sys, threading, warnings, gatherio as gio
+        from gatherio._native import lib
+        warnings.simplefilter("ignore", DeprecationWarning)
+        q = gio.CompletionQueue(backend=sys.argv[2])
+        f = gio.open(sys.argv[1], "w+", queue=q)
+        lib.gio_queue_fault(q._native, lib.GIO_FAULT_HOLD, 0, 1, 0)
+        operation = f.write_at(gio.zeros(4096, "u1"), 0)
+        thread = threading.Thread(target=f.flush)  # waits, and has the file's lock
+        thread.start()
+        while f._lock.acquire(blocking=False):
+            f._lock.release()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            for call in (f.flush, lambda: f.truncate(0), lambda: f.size, lambda: f.preallocate(5), lambda: q.get(0)):
+                try:
+                    call()
+                except RuntimeError:
+                    code = 0
+                else:
+                    os._exit(2)
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        lib.gio_queue_fault(q._native, lib.GIO_FAULT_NONE, 0, 0, 0)
+        assert operation.result() == 4096
+        thread.join()
+        f.close()
+        q.close()
+        """,
+        disk_dir / "file",
+        backend,
+        timeout=60,
+    )

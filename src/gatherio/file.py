@@ -427,6 +427,7 @@ class File(Handle):
             self._check_open()
             self._drain()
             check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
+        self._queue._collect()  # callbacks may want the lock in another thread
 
     def preallocate(self, n: int) -> None:
         """Reserve the space of the file's first `n` bytes, so that writing them cannot run out of it.
@@ -485,6 +486,7 @@ class File(Handle):
             self._check_open()
             self._drain()
             check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
+        self._queue._collect()  # as above
 
     def fileno(self) -> int:
         """The descriptor that transfers go through; opened with O_DIRECT if `direct`.
@@ -507,7 +509,6 @@ class File(Handle):
             code = lib.gio_file_drain(self._native, SLICE_NS)
             if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
                 check(code, "waiting for operations in flight", self.name)
-                self._queue._collect()
                 return
 
     # -- locks ----------------------------------------------------------------------------------------------
@@ -604,6 +605,7 @@ class File(Handle):
                 return
             failure = self._close_descriptor()
             code = self._close_native(gives_back)
+        self._queue._collect()  # what failed is known from here on
         try:
             if failure is not None:
                 raise failure
