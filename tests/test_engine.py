@@ -221,13 +221,17 @@ def test_a_ring_that_stops_working(disk_dir: Path, way: str, taken_by: str, then
     run_python(BREAK, disk_dir / "file", way, taken_by, then, timeout=60)
 
 
-def test_the_interpreter_leaves_beside_a_broken_ring(disk_dir: Path) -> None:
-    script = BREAK.split("    if then ==")[0] + """
+LEAVE = """
     for operation in under_way:
         operation.add_done_callback(lambda operation: operation.exception())  # somebody knows
     kept = [f]
-    """
-    run_python(script, disk_dir / "file", "seccomp", "", "", timeout=60, warnings="ignore")
+"""
+
+
+def test_the_interpreter_leaves_beside_a_broken_ring(disk_dir: Path) -> None:
+    run_python(
+        BREAK.split("    if then ==")[0] + LEAVE, disk_dir / "file", "seccomp", "", "", timeout=60, warnings="ignore"
+    )
 
 
 # --- completions that found no room ---
@@ -290,7 +294,6 @@ def test_data_is_what_it_was(disk_dir: Path) -> None:
     )
 
 
-
 # --- what runs under our locks ---
 
 CALLBACKS = """
@@ -323,7 +326,7 @@ CALLBACKS = """
     elif step == "default queue":
         gio.open(path, "r", tuning={"depth": 3}).close()
     else:
-        {"flush": f.flush, "truncate": lambda: f.truncate(1 << 20), "close": f.close, "get": q.get,
+        {"flush": f.flush, "truncate": lambda: f.truncate(1 << 20), "close": f.close, "get": lambda: q.get(1),
          "result": operation.result, "done": operation.done}[step]()
     while not seen:
         q.get(0.01)

@@ -16,7 +16,11 @@ import gatherio as gio
 
 @pytest.mark.parametrize(
     "way",
-    [copy.copy, copy.deepcopy, *(lambda thing, p=p: pickle.dumps(thing, p) for p in range(pickle.HIGHEST_PROTOCOL + 1))],
+    [
+        copy.copy,
+        copy.deepcopy,
+        *(lambda thing, p=p: pickle.dumps(thing, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ],
 )
 @pytest.mark.parametrize("kind", ["File", "CompletionQueue", "Operation", "Pool", "Lock"])
 def test_handles_are_not_copied(disk_dir: Path, kind: str, way: Callable[[Any], object]) -> None:

@@ -23,7 +23,9 @@ class Handle:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         name = f"gatherio.{type(self).__name__}"
-        raise TypeError(f"a {name} stands for something of this process and cannot be copied or pickled: {self._instead}")
+        raise TypeError(
+            f"a {name} stands for something of this process and cannot be copied or pickled: {self._instead}"
+        )
 
 
 def members(weak: Iterable[Member]) -> list[Member]:

@@ -241,7 +241,6 @@ class CompletionQueue(Handle):
         outcome again until it is released, and to be told twice does no harm until the operation is let go of.
         """
         for key, _, transferred, in_place, code, _ in _OUTCOME.iter_unpack(room.view[: count * _OUTCOME.size]):
-            buffers = None  # of the one before: no lock is held here
             with self._lock:
                 operation = self._inflight.get(key)
                 if operation is None:
@@ -252,10 +251,10 @@ class CompletionQueue(Handle):
                     else:
                         self._ready[key] = operation
                 buffers = operation._finish(code, transferred, in_place)
+            del buffers  # here, where no lock is held
             if operation._watchers is not None:
                 operation._call_watchers()
             self._inflight.pop(key, None)
-        buffers = None
         lib.gio_queue_release(self._native, room.rows, count)
 
     def _collect(self, listener: Any = ffi.NULL, timeout_ns: int = 0) -> int:
