@@ -313,10 +313,10 @@ struct gio_queue {
 
 /* operation.c */
 void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result); /* lock held */
-/* Lock held, and let go of now and then. The second one leaves what was started to be handed over; the third does that, and
- * tells whether there is more to look at because of it. */
+/* Lock held, and let go of now and then. The second one leaves what was started to be handed over, and tells whether it has
+ * done anything; the third hands over, and tells whether there is more to look at because of it. */
 void gio_queue_advance(gio_queue *queue);
-void gio_queue_prepare(gio_queue *queue);
+int gio_queue_prepare(gio_queue *queue);
 int gio_queue_hand_over(gio_queue *queue);
 void gio_list_append(gio_operation_list *list, gio_operation *operation);
 void gio_list_remove(gio_operation_list *list, gio_operation *operation);

@@ -272,8 +272,8 @@ static void *take_stage(gio_queue *queue, int kind)
     return stage;
 }
 
-/* Made when the first piece needs one, all at once, in huge pages where there are any. Lock held, and let go of meanwhile:
- * an operation waits for them, so nothing can go away. Whether there is news for it. */
+/* Made when the first piece needs one, all at once, in huge pages where there are any. Lock held, and let go of meanwhile.
+ * Whether there is news for an operation that waits for them. */
 static int make_stages(gio_queue *queue)
 {
     static const uint64_t large_bytes = GIO_STAGES_LARGE * GIO_STAGE_BYTES;
@@ -284,11 +284,13 @@ static int make_stages(gio_queue *queue)
     if (queue->stages != GIO_STAGES_WANTED)
         return 0;
     queue->stages = GIO_STAGES_COMING;
+    queue->inside++; /* the operation may be cancelled meanwhile, and the queue be closed */
     gio_mutex_unlock(&queue->mutex);
     int32_t code = gio_pages_allocate(large_bytes + small_bytes, GIO_HUGE_AUTO, &pages, &allocated);
     if (code == 0)
         gio_registered_add(queue, pages, allocated); /* cheaper where it may be had */
     gio_mutex_lock(&queue->mutex);
+    queue->inside--;
     queue->stages_code = code;
     queue->stages = code ? GIO_STAGES_NONE : GIO_STAGES_THERE;
     queue->stage_pages = pages;
@@ -713,18 +715,23 @@ static int start_backlog(gio_queue *queue)
     return any;
 }
 
-void gio_queue_prepare(gio_queue *queue)
+int gio_queue_prepare(gio_queue *queue)
 {
+    int news = 0, any;
+
     if (queue->closed)
-        return;
+        return 0;
     do {
         /* While a thread sleeps in the backend for all of us, it alone takes completions off: one that was taken
          * away under a thread just about to sleep would leave it asleep. */
         if (queue->backend->reap && !queue->led)
             queue->backend->reap(queue);
-        while (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
+        for (any = 0; queue->shelved && queue->requests_started == 0 && queue->returned == NULL; any = 1)
             unshelve(queue); /* one that was cancelled ends, and starts nothing */
-    } while (settle_returned(queue) | start_waiting(queue) | start_backlog(queue) | make_stages(queue));
+        any |= settle_returned(queue) | start_waiting(queue) | start_backlog(queue) | make_stages(queue);
+        news |= any;
+    } while (any);
+    return news;
 }
 
 int gio_queue_hand_over(gio_queue *queue)

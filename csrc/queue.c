@@ -224,7 +224,7 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
 
     queue->inside++;
     for (;;) {
-        gio_queue_prepare(queue);
+        int news = gio_queue_prepare(queue);
         if (ready(queue, argument)) {
             code = 0;
             break;
@@ -239,11 +239,12 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
             break;
         }
         if (queue->backend->sleep == NULL || queue->led || queue->requests_started == 0) {
-            handed_over = !handed_over;
-            if (handed_over) { /* the lock was let go of, perhaps: look once more before going to sleep */
+            if (news || !handed_over) { /* the lock is let go of, perhaps: look once more before going to sleep */
+                handed_over = 1;
                 gio_queue_hand_over(queue);
                 continue;
             }
+            handed_over = 0;
             queue->followers++;
             gio_condition_wait(&queue->changed, &queue->mutex, deadline_ns);
             queue->followers--;

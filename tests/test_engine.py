@@ -294,6 +294,79 @@ def test_data_is_what_it_was(disk_dir: Path) -> None:
     )
 
 
+# --- what is started is handed over ---
+
+# Writes at the offsets 0 and 4096 wait in front of the system, each until it is let through.
+TURNSTILE = """
+    #include <dlfcn.h>
+    #include <poll.h>
+    #include <stdarg.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    static int arrived[2], open_for[2];
+
+    int turnstile_arrived(int which) { return __atomic_load_n(&arrived[which], __ATOMIC_SEQ_CST); }
+    void turnstile_open(int which) { __atomic_store_n(&open_for[which], 1, __ATOMIC_SEQ_CST); }
+
+    long syscall(long call, ...)
+    {
+        static long (*next)(long, ...);
+        va_list list;
+        long a[6];
+        va_start(list, call);
+        for (int i = 0; i < 6; i++)
+            a[i] = va_arg(list, long);
+        va_end(list);
+        if (next == NULL)
+            next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+        if (call == SYS_pwritev2 && (a[3] == 0 || a[3] == 4096)) {
+            __atomic_store_n(&arrived[a[3] != 0], 1, __ATOMIC_SEQ_CST);
+            while (!__atomic_load_n(&open_for[a[3] != 0], __ATOMIC_SEQ_CST))
+                poll(NULL, 0, 1);
+        }
+        return next(call, a[0], a[1], a[2], a[3], a[4], a[5]);
+    }
+"""
+
+ABANDONED = """
+    import ctypes, sys, threading, numpy as np, gatherio as gio
+    from gatherio._native import lib
+    from oracle import assert_same_bytes, words
+    path = sys.argv[1]
+    turnstile = ctypes.CDLL(None)
+
+    def thread(call, *arguments):
+        made = threading.Thread(target=call, args=arguments, daemon=True)
+        made.start()
+        return made
+
+    data = words(0, 8192)
+    q = gio.CompletionQueue(depth=2, backend="sync", request_size=4096)
+    f = gio.open(path, "w+", queue=q, direct=False)
+    lib.gio_queue_fault(q._native, lib.GIO_FAULT_SHORT, 1, 1, 100)
+    submitter = thread(f.write_at, data, 0)  # makes the first of two requests,
+    while not turnstile.turnstile_arrived(0):
+        pass
+    waiter = thread(lib.gio_file_drain, f._native, -1)  # and who waits the second one,
+    while not turnstile.turnstile_arrived(1):
+        pass
+    turnstile.turnstile_open(0)
+    submitter.join(20)
+    assert not submitter.is_alive()
+    turnstile.turnstile_open(1)  # which moves 100 bytes: the rest is to be started, and nobody else is there
+    waiter.join(20)
+    assert not waiter.is_alive(), "asleep, with a request in its hands"
+    f.close()
+    q.close()
+    assert_same_bytes(np.fromfile(path, "u1"), data)
+"""
+
+
+def test_who_goes_to_sleep_leaves_nothing_started_behind(disk_dir: Path, tmp_path: Path) -> None:
+    run_python(ABANDONED, disk_dir / "file", under=shim(tmp_path, TURNSTILE), timeout=60)
+
+
 # --- what runs under our locks ---
 
 CALLBACKS = """
