@@ -16,6 +16,7 @@
 typedef struct {
     gio_queue *queue;
     gio_segment memory;
+    uint64_t number; /* of those noted so far */
 } kept;
 
 /* Zeros are an unlocked mutex on both systems. Before any other mutex, and held for the look into the table alone; but for
@@ -23,7 +24,7 @@ typedef struct {
 static struct {
     gio_mutex mutex;
     kept *kept;
-    uint64_t count, room;
+    uint64_t count, room, numbers;
 } table;
 
 /* ---- one queue ------------------------------------------------------------------------------------------- */
@@ -106,8 +107,17 @@ static int32_t note(gio_queue *queue, gio_segment memory, uint64_t most)
         table.kept = grown;
         table.room = room;
     }
-    table.kept[table.count++] = (kept){queue, memory};
+    table.kept[table.count++] = (kept){queue, memory, ++table.numbers};
     return 0;
+}
+
+/* Where it stands, or `count`: it has been taken out since it was noted. */
+static uint64_t place_of(uint64_t number)
+{
+    uint64_t i = 0;
+    while (i < table.count && table.kept[i].number != number)
+        i++;
+    return i;
 }
 
 /* Takes one out that begins in the range, of this queue or (NULL) of any. 0: there is none. */
@@ -128,7 +138,6 @@ static int take_out(const gio_queue *queue, uint64_t address, uint64_t nbytes, k
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most)
 {
     gio_segment memory = {(uint64_t)(uintptr_t)address, nbytes};
-    kept taken;
     int32_t code = gio_queue_usable(queue);
 
     if (code)
@@ -138,16 +147,22 @@ int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_
     gio_mutex_lock(&table.mutex);
     int was_kept = is_kept(queue, memory.address);
     code = was_kept ? 0 : note(queue, memory, most); /* noted first: nobody else does the same meanwhile */
+    uint64_t number = table.numbers;
     gio_mutex_unlock(&table.mutex);
     if (was_kept || code)
         return code;
     code = gio_registered_add(queue, address, nbytes);
+    gio_mutex_lock(&table.mutex);
+    uint64_t place = place_of(number);
+    int was_given_up = place == table.count; /* by a fork, before there was anything */
     if (code) {
-        gio_mutex_lock(&table.mutex);
-        take_out(queue, memory.address, 1, &taken);
         queue->kept_refused = memory.length;
-        gio_mutex_unlock(&table.mutex);
+        if (!was_given_up)
+            table.kept[place] = table.kept[--table.count];
     }
+    gio_mutex_unlock(&table.mutex);
+    if (code == 0 && was_given_up)
+        remove_memory(queue, memory);
     return code;
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from oracle import not_on_windows, run_python, shim
+from oracle import not_on_windows, run_python, shim, words
 
 pytestmark = not_on_windows("it has no io_uring, no LD_PRELOAD and no seccomp")
 
@@ -536,5 +536,126 @@ def test_a_child_waits_for_no_thread_of_its_parent(disk_dir: Path, backend: str)
         """,
         disk_dir / "file",
         backend,
+        timeout=60,
+    )
+
+
+# A call in which the thread waits, where another one has a mutex that it wants, until it is let through.
+PATIENCE = (
+    GATE
+    + """
+    #include <errno.h>
+    #include <pthread.h>
+
+    static __thread int patient;
+    static int waits, through;
+
+    int call_patiently(int (*keep)(void *, void *, uint64_t, uint64_t), void *queue, void *address, uint64_t nbytes)
+    {
+        patient = 1;
+        return keep(queue, address, nbytes, (uint64_t)1 << 40);
+    }
+
+    static void *open_gate(void *unused)
+    {
+        poll(NULL, 0, 200);
+        gate_open();
+        return unused;
+    }
+
+    void gate_open_soon(void) /* by a thread that needs nothing of Python's */
+    {
+        pthread_t thread;
+        pthread_create(&thread, NULL, open_gate, NULL);
+    }
+
+    int patience_waits(void) { return __atomic_load_n(&waits, __ATOMIC_SEQ_CST); }
+    void patience_end(void) { __atomic_store_n(&through, 1, __ATOMIC_SEQ_CST); }
+
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    {
+        static int (*next)(pthread_mutex_t *);
+        if (next == NULL)
+            next = (int (*)(pthread_mutex_t *))dlsym(RTLD_NEXT, "pthread_mutex_lock");
+        if (!patient)
+            return next(mutex);
+        int code = pthread_mutex_trylock(mutex);
+        if (code != EBUSY)
+            return code;
+        patient = 0;
+        __atomic_store_n(&waits, 1, __ATOMIC_SEQ_CST);
+        while (!__atomic_load_n(&through, __ATOMIC_SEQ_CST))
+            poll(NULL, 0, 1);
+        return next(mutex);
+    }
+"""
+)
+
+
+def test_memory_that_is_being_kept_while_the_process_forks(disk_dir: Path, tmp_path: Path) -> None:
+    """It is given up by the fork, whichever comes first; and new memory at its address is written itself."""
+    (disk_dir / "file").write_bytes(words(0, 1 << 20).tobytes())
+    run_python(
+        """
+        import ctypes, os, sys, threading, warnings, gatherio as gio
+        from gatherio._native import ffi, lib
+        from oracle import assert_same_bytes, words
+        import numpy as np
+        warnings.simplefilter("ignore", DeprecationWarning)
+        gate = ctypes.CDLL(None)
+        gate.gate_close.argtypes = [ctypes.c_long]
+        nbytes = 1 << 20
+        place, allocated = ffi.new("void **"), ffi.new("uint64_t *")
+        assert lib.gio_pages_allocate(nbytes, 0, place, allocated) == 0
+        address = int(ffi.cast("uintptr_t", place[0]))
+        q = gio.CompletionQueue(backend="uring")
+        f = gio.open(sys.argv[1], "r", queue=q, direct=False)
+
+        def pointer(to):
+            return ctypes.c_void_p(int(ffi.cast("uintptr_t", to)))
+
+        def keep():
+            codes.append(gate.call_patiently(
+                pointer(ffi.addressof(lib, "gio_queue_keep")), pointer(q._native), pointer(place[0]),
+                ctypes.c_uint64(nbytes)))
+
+        def fork():
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+        def thread(call, *arguments):
+            made = threading.Thread(target=call, args=arguments, daemon=True)
+            made.start()
+            return made
+
+        codes = []
+        array = gio.empty(4096, "u1")
+        gate.gate_close(427)
+        registers = thread(lambda: codes.append(q.register(array).close()))
+        while not gate.gate_arrived():
+            pass
+        keeps = thread(keep)  # has noted it, and waits for the one who registers
+        while not gate.patience_waits():
+            pass
+        gate.gate_open_soon()
+        fork()  # waits for him, too
+        gate.patience_end()
+        keeps.join()
+        registers.join()
+        assert sorted(codes, key=str) == [0, 0, None], codes
+        lib.gio_pages_free(allocated[0], place[0])
+        gate.mmap.restype = ctypes.c_void_p
+        gate.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        assert gate.mmap(address, nbytes, 3, 0x100022, -1, 0) == address  # MAP_FIXED_NOREPLACE
+        new = np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), "u1")
+        assert f.read_at(new, 0).result() == nbytes
+        assert_same_bytes(new, words(0, nbytes))
+        f.close()
+        q.close()
+        """,
+        disk_dir / "file",
+        under=shim(tmp_path, PATIENCE),
         timeout=60,
     )
