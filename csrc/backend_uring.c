@@ -241,17 +241,22 @@ static void take_back(gio_queue *queue)
     __atomic_store_n(ring->submission_tail, head, __ATOMIC_RELEASE);
 }
 
-/* Lock held, and let go of meanwhile. */
+/* Lock held, and let go of first: there are workers before anything is sent to them. If there can be none, the code is told
+ * to all. */
 static void give_up(gio_queue *queue, int32_t code)
 {
     ring *ring = queue->backend_state;
 
+    gio_mutex_unlock(&queue->mutex);
+    gio_workers_open(queue);
+    gio_mutex_lock(&queue->mutex);
+    if (ring->broken) /* another thread was faster */
+        return;
     ring->broken = GIO_E_BROKEN;
     ring->is_foreign = code == EBADF || code == EOPNOTSUPP;
-    queue->unattended_count = queue->listener_count; /* who watches the ring is told nothing any more */
-    gio_mutex_unlock(&queue->mutex);
-    gio_workers_open(queue); /* if there can be none, the code is told to all */
-    gio_mutex_lock(&queue->mutex);
+    for (uint32_t i = 0; i < queue->listener_count; i++)
+        queue->listeners[i].attended = 0; /* who watches the ring is told nothing any more */
+    queue->unattended_count = queue->listener_count;
 }
 
 /* io_uring_enter, without the lock, for the entries that nobody else has set out to hand over. */

@@ -234,6 +234,25 @@ def test_the_interpreter_leaves_beside_a_broken_ring(disk_dir: Path) -> None:
     )
 
 
+def test_a_ring_that_stops_working_beside_close(disk_dir: Path) -> None:
+    """What waits in the backlog goes through threads, also while the queue closes. At most what the ring held is lost."""
+    script = BREAK.split("    path, way")[0] + """
+    q = gio.CompletionQueue(depth=2, backend="uring", request_size=1 << 20)
+    f = gio.open(sys.argv[1], "w+", queue=q)
+    data = gio.asaligned(words(0, 1 << 20))
+    under_way = [f.write_at(data, n << 20) for n in range(64)]
+    forbid()
+    q.close()
+    failed = [n for n, op in enumerate(under_way) if op.exception(0) is not None]
+    assert len(failed) <= 2, failed
+    f.close()
+    found = np.fromfile(sys.argv[1], "u1")
+    for n in set(range(64)) - set(failed):
+        assert_same_bytes(found[n << 20 : (n + 1) << 20], data)
+    """
+    run_python(script, disk_dir / "file", timeout=60, warnings="ignore")
+
+
 # --- completions that found no room ---
 
 OVERFLOW = """
