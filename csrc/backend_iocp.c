@@ -110,6 +110,20 @@ static void iocp_start(gio_queue *queue, gio_request *request)
     gio_requests_append(&((port *)queue->backend_state)->started, request);
 }
 
+static void post_wake(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+
+    if (!port->wakes)
+        return;
+    port->wakes = 0;
+    gio_mutex_unlock(&queue->mutex);
+    BOOL sent = PostQueuedCompletionStatus(port->handle, 0, 0, NULL);
+    gio_mutex_lock(&queue->mutex);
+    if (!sent)
+        port->woken = 0;
+}
+
 static int iocp_submit(gio_queue *queue)
 {
     port *port = queue->backend_state;
@@ -126,14 +140,7 @@ static int iocp_submit(gio_queue *queue)
             refused = 1;
         }
     }
-    if (port->wakes) {
-        port->wakes = 0;
-        gio_mutex_unlock(&queue->mutex);
-        BOOL sent = PostQueuedCompletionStatus(port->handle, 0, 0, NULL);
-        gio_mutex_lock(&queue->mutex);
-        if (!sent)
-            port->woken = 0;
-    }
+    post_wake(queue);
     return refused;
 }
 
@@ -182,13 +189,27 @@ static int32_t take_packets(gio_queue *queue, DWORD timeout_ms)
     return error == WAIT_TIMEOUT ? GIO_E_TIMEOUT : (int32_t)error;
 }
 
+/* A packet of no call makes the sleeper look up. */
+static void iocp_wake(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+    if (!port->woken)
+        port->woken = port->wakes = 1;
+}
+
+/* One who goes to sleep while we are at it may find nothing, and his wake-up be what we have taken: he gets another one. */
 static void iocp_reap(gio_queue *queue)
 {
     const port *port = queue->backend_state;
+    int any = 0;
 
     queue->inside++;
     while ((queue->requests_started != 0 || port->woken) && !queue->led && take_packets(queue, 0) == 0)
-        continue;
+        any = 1;
+    if (any && queue->led) {
+        iocp_wake(queue);
+        post_wake(queue);
+    }
     queue->inside--;
 }
 
@@ -198,14 +219,6 @@ static int32_t iocp_sleep(gio_queue *queue, int64_t timeout_ns)
     if (queue->returned)
         return 0; /* a call was refused */
     return take_packets(queue, gio_milliseconds(timeout_ns));
-}
-
-/* A packet of no call makes the sleeper look up. */
-static void iocp_wake(gio_queue *queue)
-{
-    port *port = queue->backend_state;
-    if (!port->woken)
-        port->woken = port->wakes = 1;
 }
 
 /* ---- opening and closing -------------------------------------------------------------------------------- */
