@@ -503,20 +503,39 @@ static uint32_t slot_of(const ring *ring, uint64_t address, uint64_t nbytes)
     return SLOTS;
 }
 
-/* All entries before `end`, by this thread and by those who have set out to; but for what the kernel refuses for now. */
-static void hand_over_up_to(gio_queue *queue, uint32_t end)
+/* Entries that nobody has set out to hand over: written anew, by what is registered now. */
+static void fill_anew(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+
+    for (uint32_t at = ring->claimed; at != ring->tail; at++) {
+        struct submission_entry *entry = &ring->entries[at & ring->entry_mask];
+        const gio_request *request = request_of(queue, entry->user_data);
+        if (request) {
+            memset(entry, 0, sizeof *entry);
+            fill(queue, request, entry);
+        }
+    }
+}
+
+/* All entries so far, by this thread and by those who have set out to. Those that the kernel refuses for now stay, and name
+ * no memory that is registered no more. */
+static void hand_over_all(gio_queue *queue)
 {
     ring *ring = queue->backend_state;
     static const int64_t NAP_NS = 1000 * 1000;
+    uint32_t end = ring->tail;
 
     for (uint32_t before = UINT32_MAX, left; (left = end - (ring->tail - unsubmitted(ring))) - 1 < INT32_MAX;) {
-        if (ring->tail == ring->claimed && ring->entering != 0) {
+        if (ring->entering != 0 && (ring->tail == ring->claimed || ring->broken)) {
             gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(NAP_NS));
-        } else {
-            if (left >= before)
-                break;
+        } else if (left < before) {
             before = left;
             gio_queue_hand_over(queue);
+        } else {
+            fill_anew(queue);
+            end = ring->claimed; /* what others are about */
+            before = UINT32_MAX;
         }
     }
 }
@@ -536,7 +555,7 @@ static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes
         }
     }
     if (count)
-        hand_over_up_to(queue, ring->tail); /* entries that name one of them get its pages now; later there would be none */
+        hand_over_all(queue); /* entries that name one of them get its pages now; later there would be none */
     gio_mutex_unlock(&queue->mutex);
     for (uint32_t i = 0; i < count; i++)
         update_table(ring, slots[i], nothing); /* whatever the kernel says: nobody finds it any more */

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from oracle import not_on_windows, run_python, shim, words
+from oracle import not_on_windows, run_python, shim, strace, words
 
 pytestmark = not_on_windows("it has no io_uring, no LD_PRELOAD and no seccomp")
 
@@ -310,6 +310,31 @@ def test_data_is_what_it_was(disk_dir: Path) -> None:
             assert q.stats()["reads"] == 8 * 400
         """,
         disk_dir / "file",
+    )
+
+
+@pytest.mark.parametrize("refusals", ["2..3", "2..5", "2..20"])
+def test_a_registration_that_ends_while_the_kernel_takes_nothing(
+    disk_dir: Path, tmp_path: Path, refusals: str
+) -> None:
+    """What names the memory as registered is not handed over yet: it goes without that."""
+    (disk_dir / "file").write_bytes(words(0, 4096).tobytes())
+    run_python(
+        """
+        import sys, gatherio as gio
+        from oracle import assert_same_bytes, words
+        with gio.CompletionQueue(backend="uring") as q, gio.open(sys.argv[1], "r", queue=q) as f:
+            array = gio.zeros(4096, "u1")
+            registration = q.register(array)
+            with q.batch():
+                operation = f.read_at(array, 0)
+                registration.close()
+            assert operation.result() == 4096
+            assert_same_bytes(array, words(0, 4096))
+        """,
+        disk_dir / "file",
+        under=strace(tmp_path / "log", "-e", f"inject=io_uring_enter:error=EAGAIN:when={refusals}"),
+        timeout=60,
     )
 
 
