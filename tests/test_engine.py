@@ -234,9 +234,7 @@ def test_the_interpreter_leaves_beside_a_broken_ring(disk_dir: Path) -> None:
     )
 
 
-def test_a_ring_that_stops_working_beside_close(disk_dir: Path) -> None:
-    """What waits in the backlog goes through threads, also while the queue closes. At most what the ring held is lost."""
-    script = BREAK.split("    path, way")[0] + """
+BESIDE_CLOSE = """
     q = gio.CompletionQueue(depth=2, backend="uring", request_size=1 << 20)
     f = gio.open(sys.argv[1], "w+", queue=q)
     data = gio.asaligned(words(0, 1 << 20))
@@ -249,8 +247,12 @@ def test_a_ring_that_stops_working_beside_close(disk_dir: Path) -> None:
     found = np.fromfile(sys.argv[1], "u1")
     for n in set(range(64)) - set(failed):
         assert_same_bytes(found[n << 20 : (n + 1) << 20], data)
-    """
-    run_python(script, disk_dir / "file", timeout=60, warnings="ignore")
+"""
+
+
+def test_a_ring_that_stops_working_beside_close(disk_dir: Path) -> None:
+    """What waits in the backlog goes through threads, also while the queue closes; what the ring held is lost."""
+    run_python(BREAK.split("    path, way")[0] + BESIDE_CLOSE, disk_dir / "file", timeout=60, warnings="ignore")
 
 
 # --- completions that found no room ---
@@ -314,9 +316,7 @@ def test_data_is_what_it_was(disk_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("refusals", ["2..3", "2..5", "2..20"])
-def test_a_registration_that_ends_while_the_kernel_takes_nothing(
-    disk_dir: Path, tmp_path: Path, refusals: str
-) -> None:
+def test_a_registration_that_ends_while_the_kernel_takes_nothing(disk_dir: Path, tmp_path: Path, refusals: str) -> None:
     """What names the memory as registered is not handed over yet: it goes without that."""
     (disk_dir / "file").write_bytes(words(0, 4096).tobytes())
     run_python(
