@@ -30,9 +30,9 @@ typedef struct {
     gio_queue *queue;
     HANDLE handle;
     gio_overlapped_call *calls; /* one for each request of the queue */
-    OVERLAPPED_ENTRY packets[PACKETS_MAX]; /* taken off by the one who sleeps, settled under the lock */
-    ULONG packet_count;
-    int32_t woken; /* a packet of no call is on its way */
+    int32_t woken; /* a packet of no call is on its way, */
+    int32_t wakes; /* or is to be sent */
+    gio_request_list started; /* their calls are to be made by who hands over */
 
     gio_thread issuer;
     gio_condition work;
@@ -107,22 +107,49 @@ static void iocp_start(gio_queue *queue, gio_request *request)
 {
     if (may_block(request) && hand_over(queue, request))
         return;
-    DWORD error = gio_overlapped_issue(call_of(queue, request), request);
-    if (error)
-        gio_request_returned(queue, request, gio_overlapped_failure(request, error));
+    gio_requests_append(&((port *)queue->backend_state)->started, request);
 }
 
-static void iocp_submit(gio_queue *queue)
+static void post_wake(gio_queue *queue)
 {
-    (void)queue; /* the calls have been made, or the issuer has been told */
+    port *port = queue->backend_state;
+
+    if (!port->wakes)
+        return;
+    port->wakes = 0;
+    gio_mutex_unlock(&queue->mutex);
+    BOOL sent = PostQueuedCompletionStatus(port->handle, 0, 0, NULL);
+    gio_mutex_lock(&queue->mutex);
+    if (!sent)
+        port->woken = 0;
 }
 
-/* What the issuer has not taken yet ends here; the system is asked to drop the rest. */
+static int iocp_submit(gio_queue *queue)
+{
+    port *port = queue->backend_state;
+    gio_request *request;
+    int refused = 0;
+
+    while ((request = gio_requests_take(&port->started)) != NULL) {
+        gio_mutex_unlock(&queue->mutex);
+        /* Once the call is accepted its packet may be settled, and the request be another's, before we are back. */
+        DWORD error = gio_overlapped_issue(call_of(queue, request), request);
+        gio_mutex_lock(&queue->mutex);
+        if (error) {
+            gio_request_returned(queue, request, gio_overlapped_failure(request, error));
+            refused = 1;
+        }
+    }
+    post_wake(queue);
+    return refused;
+}
+
+/* What nobody has taken yet ends here; the system is asked to drop the rest. */
 static void iocp_cancel(gio_queue *queue, gio_request *request)
 {
     port *port = queue->backend_state;
 
-    if (gio_requests_remove(&port->waiting, request))
+    if (gio_requests_remove(&port->waiting, request) || gio_requests_remove(&port->started, request))
         gio_request_returned(queue, request, -(int64_t)gio_code_cancelled());
     else
         CancelIoEx((HANDLE)(intptr_t)gio_request_handle(request), &call_of(queue, request)->overlapped);
@@ -130,12 +157,12 @@ static void iocp_cancel(gio_queue *queue, gio_request *request)
 
 /* ---- packets -------------------------------------------------------------------------------------------- */
 
-static void settle_packets(gio_queue *queue)
+static void settle_packets(gio_queue *queue, const OVERLAPPED_ENTRY *packets, ULONG count)
 {
     port *port = queue->backend_state;
 
-    for (ULONG i = 0; i < port->packet_count; i++) {
-        OVERLAPPED *overlapped = port->packets[i].lpOverlapped;
+    for (ULONG i = 0; i < count; i++) {
+        OVERLAPPED *overlapped = packets[i].lpOverlapped;
         if (overlapped == NULL) {
             port->woken = 0;
             continue;
@@ -144,34 +171,22 @@ static void settle_packets(gio_queue *queue)
         gio_request *request = &queue->requests[call - port->calls];
         gio_request_returned(queue, request, gio_overlapped_result(call, request, FALSE));
     }
-    port->packet_count = 0;
 }
 
-/* Takes off what is there, or what arrives within the time. */
-static int32_t take_packets(port *port, DWORD timeout_ms)
-{
-    if (GetQueuedCompletionStatusEx(port->handle, port->packets, PACKETS_MAX, &port->packet_count, timeout_ms, FALSE))
-        return 0;
-    DWORD error = GetLastError();
-    port->packet_count = 0;
-    return error == WAIT_TIMEOUT ? GIO_E_TIMEOUT : (int32_t)error;
-}
-
-static void iocp_reap(gio_queue *queue)
+/* Takes off what is there, or what arrives within the time, without the lock, and settles it. */
+static int32_t take_packets(gio_queue *queue, DWORD timeout_ms)
 {
     port *port = queue->backend_state;
+    OVERLAPPED_ENTRY packets[PACKETS_MAX];
+    ULONG count = 0;
 
-    settle_packets(queue); /* those that a sleeper took off */
-    while ((queue->requests_started != 0 || port->woken) && take_packets(port, 0) == 0)
-        settle_packets(queue);
-}
-
-static int32_t iocp_sleep(gio_queue *queue, int64_t timeout_ns)
-{
     gio_mutex_unlock(&queue->mutex);
-    int32_t code = take_packets(queue->backend_state, gio_milliseconds(timeout_ns));
+    BOOL taken = GetQueuedCompletionStatusEx(port->handle, packets, PACKETS_MAX, &count, timeout_ms, FALSE);
+    DWORD error = taken ? 0 : GetLastError();
     gio_mutex_lock(&queue->mutex);
-    return code;
+    if (taken)
+        settle_packets(queue, packets, count);
+    return error == WAIT_TIMEOUT ? GIO_E_TIMEOUT : (int32_t)error;
 }
 
 /* A packet of no call makes the sleeper look up. */
@@ -179,7 +194,31 @@ static void iocp_wake(gio_queue *queue)
 {
     port *port = queue->backend_state;
     if (!port->woken)
-        port->woken = PostQueuedCompletionStatus(port->handle, 0, 0, NULL);
+        port->woken = port->wakes = 1;
+}
+
+/* One who goes to sleep while we are at it may find nothing, and his wake-up be what we have taken: he gets another one. */
+static void iocp_reap(gio_queue *queue)
+{
+    const port *port = queue->backend_state;
+    int any = 0;
+
+    queue->inside++;
+    while ((queue->requests_started != 0 || port->woken) && !queue->led && take_packets(queue, 0) == 0)
+        any = 1;
+    if (any && queue->led) {
+        iocp_wake(queue);
+        post_wake(queue);
+    }
+    queue->inside--;
+}
+
+static int32_t iocp_sleep(gio_queue *queue, int64_t timeout_ns)
+{
+    iocp_submit(queue);
+    if (queue->returned)
+        return 0; /* a call was refused */
+    return take_packets(queue, gio_milliseconds(timeout_ns));
 }
 
 /* ---- opening and closing -------------------------------------------------------------------------------- */

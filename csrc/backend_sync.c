@@ -1,26 +1,40 @@
 /* backend_sync.c: does the transfer at submission, in the submitting thread. The reference: when another backend and
- * this one disagree, the other one is wrong. Its operations are finished when gio_submit returns. */
+ * this one disagree, the other one is wrong. Its operations are finished when gio_submit returns, but for what another
+ * thread has taken off the list meanwhile.
+ */
 #include "internal.h"
+
+#include <stdlib.h>
 
 static int32_t sync_open(gio_queue *queue)
 {
-    (void)queue;
-    return 0;
+    queue->backend_state = calloc(1, sizeof(gio_request_list)); /* started, and in nobody's hands yet */
+    return queue->backend_state ? 0 : gio_code_no_memory();
 }
 
 static void sync_close(gio_queue *queue)
 {
-    (void)queue;
+    free(queue->backend_state);
 }
 
 static void sync_start(gio_queue *queue, gio_request *request)
 {
-    gio_request_returned(queue, request, gio_os_transfer(request));
+    gio_requests_append(queue->backend_state, request);
 }
 
-static void sync_submit(gio_queue *queue)
+static int sync_submit(gio_queue *queue)
 {
-    (void)queue;
+    gio_request *request;
+    int any = 0;
+
+    while ((request = gio_requests_take(queue->backend_state)) != NULL) {
+        gio_mutex_unlock(&queue->mutex);
+        int64_t result = gio_os_transfer(request);
+        gio_mutex_lock(&queue->mutex);
+        gio_request_returned(queue, request, result);
+        any = 1;
+    }
+    return any;
 }
 
 const gio_backend gio_backend_sync = {

@@ -7,9 +7,10 @@ static void threads_close(gio_queue *queue)
     (void)queue; /* the workers go with the queue, whichever its backend is */
 }
 
-static void threads_submit(gio_queue *queue)
+static int threads_submit(gio_queue *queue)
 {
     (void)queue; /* the workers have seen it already */
+    return 0;
 }
 
 const gio_backend gio_backend_threads = {

@@ -3,7 +3,7 @@
  * How io_uring fits together, as far as this file needs it. A ring is two arrays in memory shared with the kernel:
  *
  *   - the submission queue: entries (SQEs) that we fill, and a tail that we move on; the kernel reads them and moves
- *     the head on during io_uring_enter(2) ......................... new_entry, uring_submit
+ *     the head on during io_uring_enter(2) ......................... new_entry, publish, uring_submit
  *   - the completion queue: entries (CQEs) that the kernel fills, and a tail that it moves on, at any time; we read
  *     them and move the head on .................................... uring_reap
  *
@@ -22,6 +22,14 @@
  * to one thread (EEXIST for all others), and completions then wait for that thread: neither "submit anywhere" nor
  * "goes on by itself" would hold. In the plain kind the kernel interrupts the submitting thread for a moment to post
  * a CQE, and if that thread has exited, posts it itself.
+ *
+ * Entries are filled and published under the queue's lock, and handed over without it: io_uring_enter carries out what the
+ * page cache has, and so may take long. Threads that call it at the same time do no harm, for the kernel lets one in at a
+ * time, and the others find fewer entries.
+ *
+ * When io_uring_enter begins to fail for good (a sandbox that closes behind us, a descriptor that somebody else has closed),
+ * the ring is broken: what the kernel has not taken is given back with that error, what it has taken still completes in the
+ * memory that we share, and what is started from then on goes to workers.c.
  *
  * Lifetimes: the kernel reads SQE and segment array during submission (IORING_FEAT_SUBMIT_STABLE), the data until the
  * CQE. The request owns the first two until its CQE as well, which is simpler to reason about.
@@ -116,6 +124,7 @@ enum { REGISTER_PROBE = 8, REGISTER_BUFFERS2 = 15, REGISTER_BUFFERS_UPDATE = 16 
 enum { TABLE_IS_SPARSE = 1, OPERATION_IS_SUPPORTED = 1 };
 enum { MAP_AT_RINGS = 0, MAP_AT_ENTRIES = 0x10000000 };
 enum { ENTER_GETEVENTS = 1 << 0, ENTER_EXT_ARG = 1 << 3 };
+enum { RING_OVERFLOWED = 1 << 1 }; /* of the submission queue's flags: completions wait for room in the completion queue */
 
 /* What we build on, all there since Linux 5.11: one mapping for both rings, no completion is ever dropped, the kernel
  * does not look at our structures after submission, and io_uring_enter takes a time-out. */
@@ -137,9 +146,15 @@ typedef struct {
     struct submission_entry *entries;
     size_t entries_bytes;
     uint32_t entry_count, entry_mask, completion_mask;
-    uint32_t *submission_head, *submission_tail, *completion_head, *completion_tail;
+    uint32_t *submission_head, *submission_tail, *submission_flags, *completion_head, *completion_tail;
     struct completion_entry *completions;
-    uint32_t tail; /* ours; published at submission */
+    uint32_t tail;          /* of the submission queue; published once an entry is filled */
+    uint32_t claimed;       /* up to here, threads have set out to hand over */
+    uint32_t entering;      /* threads inside io_uring_enter */
+    uint32_t outstanding;   /* requests in the ring, handed over or not */
+    int32_t woken;          /* the completion of no request is on its way to the sleeper */
+    int32_t broken;         /* io_uring_enter fails for good: what is told of it; 0: it does not */
+    int32_t is_foreign;     /* the descriptor's number is somebody else's by now */
 
     int32_t table; /* of registered memory: 0 not tried yet, 1 there, -1 not to be had */
     int32_t table_code; /* why not */
@@ -152,6 +167,7 @@ typedef struct {
  * is not taken for another one's. Cancellations and wake-ups carry an index that no request has. */
 enum { INDEX_BITS = 20 };
 static const uint64_t NO_REQUEST = ((uint64_t)1 << INDEX_BITS) - 1;
+static const uint64_t WAKE_UP = ((uint64_t)2 << INDEX_BITS) - 1;
 
 static uint64_t tag_of(const gio_queue *queue, const gio_request *request)
 {
@@ -170,36 +186,119 @@ static uint32_t unsubmitted(const ring *ring)
     return ring->tail - __atomic_load_n(ring->submission_head, __ATOMIC_ACQUIRE);
 }
 
-/* A transient refusal (EAGAIN: no memory for a request; EBUSY: completions have to be fetched first; EINTR) leaves the
- * entries where they are, for the next call: every look after the queue ends with one. Other refusals of a single
- * entry arrive as its completion. */
-static void uring_submit(gio_queue *queue)
+static int has_overflowed(const ring *ring)
 {
-    ring *ring = queue->backend_state;
-    uint32_t count = unsubmitted(ring);
-    if (count == 0)
-        return;
-    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
-    queue->stats.submits++;
-    enter(ring, count, 0, 0, NULL, 0);
+    return (__atomic_load_n(ring->submission_flags, __ATOMIC_RELAXED) & RING_OVERFLOWED) != 0;
 }
 
-static struct submission_entry *new_entry(gio_queue *queue)
+/* Room is always left for a start of each request. */
+static struct submission_entry *new_entry(const gio_queue *queue, uint32_t left_free)
 {
     ring *ring = queue->backend_state;
-    if (unsubmitted(ring) == ring->entry_count)
-        uring_submit(queue);
-    if (unsubmitted(ring) == ring->entry_count)
+    if (unsubmitted(ring) + left_free >= ring->entry_count)
         return NULL;
-    struct submission_entry *entry = &ring->entries[ring->tail++ & ring->entry_mask];
+    struct submission_entry *entry = &ring->entries[ring->tail & ring->entry_mask];
     memset(entry, 0, sizeof *entry);
     return entry;
 }
 
+static void publish(ring *ring)
+{
+    __atomic_store_n(ring->submission_tail, ++ring->tail, __ATOMIC_RELEASE);
+}
+
+/* The request that an entry or a completion is about, or NULL. */
+static gio_request *request_of(const gio_queue *queue, uint64_t tag)
+{
+    uint64_t index = tag & NO_REQUEST;
+    gio_request *request = index < queue->depth ? &queue->requests[index] : NULL;
+    return request && request->operation && tag_of(queue, request) == tag ? request : NULL;
+}
+
+/* ---- io_uring_enter -------------------------------------------------------------------------------------- */
+
+/* Which refusals are for now: no memory for a request, completions that have to be fetched first, a signal, the time. The
+ * entries then stay where they are, for the next call. Refusals of a single entry arrive as its completion. */
+static int is_for_now(int result)
+{
+    return result >= 0 || result == -EAGAIN || result == -EBUSY || result == -EINTR || result == -ETIME;
+}
+
+/* Nobody is inside io_uring_enter: the kernel looks at none of the entries, and never will. */
+static void take_back(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    uint32_t head = __atomic_load_n(ring->submission_head, __ATOMIC_ACQUIRE);
+
+    for (uint32_t at = head; at != ring->tail; at++) {
+        gio_request *request = request_of(queue, ring->entries[at & ring->entry_mask].user_data);
+        if (request) {
+            ring->outstanding--;
+            gio_request_returned(queue, request, -(int64_t)ring->broken);
+        }
+    }
+    ring->tail = ring->claimed = head;
+    __atomic_store_n(ring->submission_tail, head, __ATOMIC_RELEASE);
+}
+
+/* Lock held, and let go of first: there are workers before anything is sent to them. If there can be none, the code is told
+ * to all. */
+static void give_up(gio_queue *queue, int32_t code)
+{
+    ring *ring = queue->backend_state;
+
+    gio_mutex_unlock(&queue->mutex);
+    gio_workers_open(queue);
+    gio_mutex_lock(&queue->mutex);
+    if (ring->broken) /* another thread was faster */
+        return;
+    ring->broken = GIO_E_BROKEN;
+    ring->is_foreign = code == EBADF || code == EOPNOTSUPP;
+    for (uint32_t i = 0; i < queue->listener_count; i++)
+        queue->listeners[i].attended = 0; /* who watches the ring is told nothing any more */
+    queue->unattended_count = queue->listener_count;
+}
+
+/* io_uring_enter, without the lock, for the entries that nobody else has set out to hand over. */
+static int enter_unlocked(gio_queue *queue, uint32_t minimum, uint32_t flags, const void *argument, size_t bytes)
+{
+    ring *ring = queue->backend_state;
+    uint32_t count = ring->tail - ring->claimed, head = ring->tail - unsubmitted(ring);
+
+    queue->stats.submits += count != 0;
+    ring->claimed = ring->tail;
+    ring->entering++;
+    gio_mutex_unlock(&queue->mutex);
+    int result = enter(ring, count, minimum, flags, argument, bytes);
+    gio_mutex_lock(&queue->mutex);
+    ring->entering--;
+    ring->claimed -= count - (uint32_t)(result > 0 ? gio_min((uint64_t)result, count) : 0); /* those taken may be another's */
+    if (count != 0 && result >= 0 && unsubmitted(ring) >= ring->tail - head)
+        result = -EBADF; /* another ring has the descriptor's number, and got our call */
+    if (!is_for_now(result) && ring->broken == 0)
+        give_up(queue, -result);
+    if (ring->broken && ring->entering == 0)
+        take_back(queue);
+    return result;
+}
+
+static int uring_submit(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    int overflowed = has_overflowed(ring);
+
+    if ((ring->tail == ring->claimed && !overflowed) || ring->broken)
+        return 0;
+    enter_unlocked(queue, 0, overflowed ? ENTER_GETEVENTS : 0, NULL, 0);
+    return overflowed || ring->broken;
+}
+
+/* ---- requests -------------------------------------------------------------------------------------------- */
+
 /* The slot that all of these lie in, or -1. */
 static int32_t find_slot(const ring *ring, const gio_segment *segments, uint64_t count)
 {
-    if (count > 1 && !ring->has_vectors)
+    if (ring->slots_used == 0 || (count > 1 && !ring->has_vectors)) /* which is known before the first slot is used */
         return -1;
     for (uint32_t i = 0; i < ring->slots_used; i++) {
         const gio_segment *slot = &ring->slots[i];
@@ -213,17 +312,12 @@ static int32_t find_slot(const ring *ring, const gio_segment *segments, uint64_t
     return -1;
 }
 
-static void uring_start(gio_queue *queue, gio_request *request)
+static void fill(gio_queue *queue, const gio_request *request, struct submission_entry *entry)
 {
-    struct submission_entry *entry = new_entry(queue);
     gio_segment *segments = &request->segments[request->segment_first];
     uint64_t count = request->segment_count - request->segment_first;
     int writes = request->operation->direction == GIO_WRITE;
 
-    if (entry == NULL) { /* settle() tries again */
-        gio_request_returned(queue, request, -EAGAIN);
-        return;
-    }
     entry->fd = (int32_t)gio_request_handle(request);
     entry->offset = request->piece.file_offset + request->from;
     entry->user_data = tag_of(queue, request);
@@ -254,6 +348,22 @@ static void uring_start(gio_queue *queue, gio_request *request)
     }
 }
 
+static void uring_start(gio_queue *queue, gio_request *request)
+{
+    ring *ring = queue->backend_state;
+
+    if (ring->broken) {
+        if (queue->workers)
+            gio_workers_start(queue, request);
+        else
+            gio_request_returned(queue, request, -(int64_t)ring->broken);
+        return;
+    }
+    fill(queue, request, new_entry(queue, 0));
+    ring->outstanding++;
+    publish(ring);
+}
+
 static void uring_reap(gio_queue *queue)
 {
     ring *ring = queue->backend_state;
@@ -264,12 +374,27 @@ static void uring_reap(gio_queue *queue)
         return;
     for (; head != tail; head++) {
         const struct completion_entry *entry = &ring->completions[head & ring->completion_mask];
-        uint64_t index = entry->user_data & NO_REQUEST;
-        gio_request *request = index < queue->depth ? &queue->requests[index] : NULL;
-        if (request && request->operation && tag_of(queue, request) == entry->user_data)
+        gio_request *request = request_of(queue, entry->user_data);
+        if (entry->user_data == WAKE_UP)
+            ring->woken = 0;
+        if (request) {
+            ring->outstanding--;
             gio_request_returned(queue, request, entry->result);
+        }
     }
     __atomic_store_n(ring->completion_head, head, __ATOMIC_RELEASE);
+}
+
+/* Nobody tells of completions any more: those that the kernel still owes have to be looked for. */
+static int32_t sleep_beside_broken(gio_queue *queue, int64_t timeout_ns)
+{
+    static const int64_t NAP_NS = 1000 * 1000;
+    const ring *ring = queue->backend_state;
+
+    if (ring->outstanding != 0 && (timeout_ns < 0 || timeout_ns > NAP_NS))
+        timeout_ns = NAP_NS;
+    gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(timeout_ns));
+    return 0;
 }
 
 static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
@@ -277,47 +402,53 @@ static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
     ring *ring = queue->backend_state;
     struct wait_time time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     struct wait_argument argument = {0, 8, 0, timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&time};
-    uint32_t count = unsubmitted(ring);
 
-    queue->stats.submits += count != 0;
-    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
-    gio_mutex_unlock(&queue->mutex);
+    if (ring->broken)
+        return sleep_beside_broken(queue, timeout_ns);
     /* If another thread hands over some of these first, the kernel finds fewer, and comes back without waiting. */
-    int result = enter(ring, count, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
-    gio_mutex_lock(&queue->mutex);
-
+    int result = enter_unlocked(queue, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
     if (result == -EINTR)
         return GIO_E_INTERRUPTED;
-    if (result == -ETIME)
-        return GIO_E_TIMEOUT;
-    return result < 0 && result != -EAGAIN && result != -EBUSY ? -result : 0;
+    return result == -ETIME ? GIO_E_TIMEOUT : 0;
 }
 
 /* Asks the kernel to drop a request. What it answers is of no interest: the request's own completion tells. */
 static void uring_cancel(gio_queue *queue, gio_request *request)
 {
-    struct submission_entry *entry = new_entry(queue);
+    ring *ring = queue->backend_state;
+    struct submission_entry *entry = ring->broken ? NULL : new_entry(queue, queue->depth);
+
+    if (queue->workers)
+        gio_workers_cancel(queue, request); /* if it went there */
     if (entry == NULL)
         return;
     entry->opcode = OP_ASYNC_CANCEL;
     entry->fd = -1;
     entry->address = tag_of(queue, request);
     entry->user_data = NO_REQUEST;
+    publish(ring);
 }
 
 /* A completion of no request makes the sleeper look up. */
 static void uring_wake(gio_queue *queue)
 {
-    struct submission_entry *entry = new_entry(queue);
+    ring *ring = queue->backend_state;
+    struct submission_entry *entry = ring->broken || ring->woken ? NULL : new_entry(queue, queue->depth);
+
+    if (ring->broken)
+        gio_condition_wake_all(&queue->changed);
     if (entry == NULL)
-        return; /* the queue is full of requests: one of them will wake it */
+        return;
     entry->opcode = OP_NOP;
-    entry->user_data = NO_REQUEST;
+    entry->user_data = WAKE_UP;
+    ring->woken = 1;
+    publish(ring);
 }
 
 static int64_t uring_poll_handle(gio_queue *queue)
 {
-    return ((ring *)queue->backend_state)->fd;
+    const ring *ring = queue->backend_state;
+    return ring->broken ? -1 : ring->fd;
 }
 
 /* ---- registered memory ---------------------------------------------------------------------------------- */
@@ -346,37 +477,88 @@ static int32_t make_table(ring *ring)
     return ring->table_code;
 }
 
-static int32_t set_slot(ring *ring, uint32_t slot, gio_segment memory)
+static int32_t update_table(const ring *ring, uint32_t slot, gio_segment memory)
 {
     struct table_update update = {slot, 0, (uint64_t)(uintptr_t)&memory, 0, 1, 0};
     long result = syscall(NR_IO_URING_REGISTER, ring->fd, REGISTER_BUFFERS_UPDATE, &update, sizeof update);
-    if (result < 0 && memory.length) /* memory that is to go must not be found again, whatever the kernel says */
-        return errno;
+    return result < 0 ? errno : 0;
+}
+
+/* What requests find from now on. Lock held. */
+static void set_slot(ring *ring, uint32_t slot, gio_segment memory)
+{
     ring->slots[slot] = memory;
     while (memory.length && ring->slots_used <= slot)
         ring->slots_used = slot + 1;
     while (ring->slots_used && ring->slots[ring->slots_used - 1].length == 0)
         ring->slots_used--;
-    return 0;
+}
+
+/* The slot of exactly this memory, or SLOTS. */
+static uint32_t slot_of(const ring *ring, uint64_t address, uint64_t nbytes)
+{
+    for (uint32_t i = 0; i < ring->slots_used; i++)
+        if (ring->slots[i].address == address && ring->slots[i].length == nbytes)
+            return i;
+    return SLOTS;
+}
+
+/* Entries that nobody has set out to hand over: written anew, by what is registered now. */
+static void fill_anew(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+
+    for (uint32_t at = ring->claimed; at != ring->tail; at++) {
+        struct submission_entry *entry = &ring->entries[at & ring->entry_mask];
+        const gio_request *request = request_of(queue, entry->user_data);
+        if (request) {
+            memset(entry, 0, sizeof *entry);
+            fill(queue, request, entry);
+        }
+    }
+}
+
+/* All entries so far, by this thread and by those who have set out to. Those that the kernel refuses for now stay, and name
+ * no memory that is registered no more. */
+static void hand_over_all(gio_queue *queue)
+{
+    ring *ring = queue->backend_state;
+    static const int64_t NAP_NS = 1000 * 1000;
+    uint32_t end = ring->tail;
+
+    for (uint32_t before = UINT32_MAX, left; (left = end - (ring->tail - unsubmitted(ring))) - 1 < INT32_MAX;) {
+        if (ring->entering != 0 && (ring->tail == ring->claimed || ring->broken)) {
+            gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(NAP_NS));
+        } else if (left < before) {
+            before = left;
+            gio_queue_hand_over(queue);
+        } else {
+            fill_anew(queue);
+            end = ring->claimed; /* what others are about */
+            before = UINT32_MAX;
+        }
+    }
 }
 
 static void uring_remove_memory(gio_queue *queue, void *address, uint64_t nbytes)
 {
     ring *ring = queue->backend_state;
     gio_segment nothing = {0, 0};
+    uint32_t slots[SLOTS], count = 0;
 
-    /* An entry that names the slot gets its pages now; later there would be none. */
-    for (uint32_t before = UINT32_MAX; unsubmitted(ring) && unsubmitted(ring) < before;) {
-        before = unsubmitted(ring);
-        uring_submit(queue);
+    gio_mutex_lock(&queue->mutex);
+    for (uint64_t done = 0; done < nbytes; done += SLOT_BYTES) { /* one slot for each: the same may be registered twice */
+        uint32_t slot = slot_of(ring, (uint64_t)(uintptr_t)address + done, gio_min(nbytes - done, SLOT_BYTES));
+        if (slot != SLOTS) {
+            set_slot(ring, slot, nothing);
+            slots[count++] = slot;
+        }
     }
-    for (uint64_t done = 0; done < nbytes; done += SLOT_BYTES) /* one slot for each: the same may be registered twice */
-        for (uint32_t i = 0; i < ring->slots_used; i++)
-            if (ring->slots[i].address == (uint64_t)(uintptr_t)address + done &&
-                ring->slots[i].length == gio_min(nbytes - done, SLOT_BYTES)) {
-                set_slot(ring, i, nothing);
-                break;
-            }
+    if (count)
+        hand_over_all(queue); /* entries that name one of them get its pages now; later there would be none */
+    gio_mutex_unlock(&queue->mutex);
+    for (uint32_t i = 0; i < count; i++)
+        update_table(ring, slots[i], nothing); /* whatever the kernel says: nobody finds it any more */
 }
 
 static int32_t uring_add_memory(gio_queue *queue, void *address, uint64_t nbytes)
@@ -386,12 +568,14 @@ static int32_t uring_add_memory(gio_queue *queue, void *address, uint64_t nbytes
     uint64_t done = 0;
 
     for (uint32_t slot = 0; code == 0 && done < nbytes; slot++) {
+        gio_segment part = {(uint64_t)(uintptr_t)address + done, gio_min(nbytes - done, SLOT_BYTES)};
         if (slot == SLOTS) {
             code = GIO_E_TABLE_FULL;
-        } else if (ring->slots[slot].length == 0) {
-            gio_segment part = {(uint64_t)(uintptr_t)address + done, gio_min(nbytes - done, SLOT_BYTES)};
-            code = set_slot(ring, slot, part);
-            done += code ? 0 : part.length;
+        } else if (ring->slots[slot].length == 0 && (code = update_table(ring, slot, part)) == 0) {
+            gio_mutex_lock(&queue->mutex);
+            set_slot(ring, slot, part);
+            gio_mutex_unlock(&queue->mutex);
+            done += part.length;
         }
     }
     if (code)
@@ -407,7 +591,7 @@ static void release(ring *ring)
         munmap(ring->entries, ring->entries_bytes);
     if (ring->rings != MAP_FAILED)
         munmap(ring->rings, ring->rings_bytes);
-    if (ring->fd >= 0)
+    if (ring->fd >= 0 && !ring->is_foreign)
         close(ring->fd);
     free(ring);
 }
@@ -439,6 +623,7 @@ static int32_t map_ring(ring *ring, const struct ring_parameters *parameters)
     ring->completion_mask = *(uint32_t *)(base + completion->ring_mask);
     ring->submission_head = (uint32_t *)(base + submission->head);
     ring->submission_tail = (uint32_t *)(base + submission->tail);
+    ring->submission_flags = (uint32_t *)(base + submission->flags);
     ring->completion_head = (uint32_t *)(base + completion->head);
     ring->completion_tail = (uint32_t *)(base + completion->tail);
     ring->completions = (struct completion_entry *)(base + completion->entries);
@@ -453,16 +638,17 @@ static int32_t map_ring(ring *ring, const struct ring_parameters *parameters)
 static int32_t try_nop(gio_queue *queue)
 {
     ring *ring = queue->backend_state;
-    struct submission_entry *entry = new_entry(queue);
+    struct submission_entry *entry = new_entry(queue, 0);
     entry->opcode = OP_NOP;
     entry->user_data = NO_REQUEST;
-    __atomic_store_n(ring->submission_tail, ring->tail, __ATOMIC_RELEASE);
+    publish(ring);
     int result;
     do
         result = enter(ring, unsubmitted(ring), 1, ENTER_GETEVENTS, NULL, 0);
     while (result == -EINTR);
     if (result < 0)
         return -result;
+    ring->claimed = ring->tail;
     uring_reap(queue);
     return 0;
 }
@@ -477,7 +663,8 @@ static int32_t uring_open(gio_queue *queue)
         return ENOMEM;
     ring->rings = ring->entries = MAP_FAILED;
     memset(&parameters, 0, sizeof parameters);
-    ring->fd = (int)syscall(NR_IO_URING_SETUP, queue->depth, &parameters);
+    /* Of each request a start and a cancellation, and a wake-up: there is room for all of them at once. */
+    ring->fd = (int)syscall(NR_IO_URING_SETUP, 2 * queue->depth + 1, &parameters);
     if (ring->fd < 0)
         code = errno;
     else if ((parameters.features & FEATURES_NEEDED) != FEATURES_NEEDED)
@@ -496,10 +683,12 @@ static int32_t uring_open(gio_queue *queue)
  * 6.18: 4,194,304 told and 3,831 right). pwritev2 and preadv2 tell the truth. */
 static int32_t uring_adopt(gio_queue *queue, gio_file *file, int32_t *why)
 {
-    if (file->file_system != FUSE_SUPER_MAGIC)
+    const ring *ring = queue->backend_state;
+
+    if (file->file_system != FUSE_SUPER_MAGIC && !ring->broken)
         return 0;
     file->backend = &gio_backend_threads;
-    *why = GIO_E_MISCOUNTED;
+    *why = ring->broken ? ring->broken : GIO_E_MISCOUNTED;
     return gio_workers_open(queue);
 }
 

@@ -47,11 +47,13 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
         return gio_code_no_memory();
     file->queue = queue;
     file->lock_handle = -1;
+    gio_mutex_init(&file->lock_mutex);
     file->durable = durable;
     file->writeable = (access & GIO_ACCESS_WRITE) != 0;
     file->heeds_locks = (access & GIO_ACCESS_HEED_LOCKS) != 0;
     code = gio_os_file_open(file, path, access & (GIO_ACCESS_READ | GIO_ACCESS_WRITE), create, direct, durable, facts);
     if (code) {
+        gio_mutex_destroy(&file->lock_mutex);
         free(file);
         return code;
     }
@@ -74,6 +76,7 @@ int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_
         code = adopt(queue, file, &facts->backend_code);
     if (code) {
         gio_os_file_close(file, 0);
+        gio_mutex_destroy(&file->lock_mutex);
         free(file);
         return code;
     }
@@ -98,10 +101,10 @@ int32_t gio_file_size(gio_file *file, uint64_t *size)
 /* Cutting and growing write to all bytes in between. */
 static int32_t check_locks_across(gio_file *file, uint64_t before, uint64_t size)
 {
-    gio_mutex_lock(&file->queue->mutex);
+    gio_mutex_lock(&file->lock_mutex);
     uint64_t first = gio_min(before, size);
     int32_t code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first, 1);
-    gio_mutex_unlock(&file->queue->mutex);
+    gio_mutex_unlock(&file->lock_mutex);
     return code;
 }
 
@@ -157,6 +160,18 @@ int32_t gio_file_flush(gio_file *file)
     return code ? code : gio_os_file_flush(file);
 }
 
+/* In a forked child the mutex may be anyone's; there is one thread. */
+static int32_t close_locks(gio_file *file, int forked)
+{
+    if (!forked)
+        gio_mutex_lock(&file->lock_mutex);
+    file->locks_closed = 1;
+    int32_t code = gio_os_locks_close(file, forked);
+    if (!forked)
+        gio_mutex_unlock(&file->lock_mutex);
+    return code;
+}
+
 int32_t gio_file_close(gio_file *file)
 {
     gio_queue *queue = file->queue;
@@ -173,7 +188,7 @@ int32_t gio_file_close(gio_file *file)
     if (busy)
         return GIO_E_TIMEOUT;
     if (was_open) {
-        int32_t locks_code = gio_os_locks_close(file, forked);
+        int32_t locks_code = close_locks(file, forked);
         int32_t code = gio_os_file_close(file, file->gives_back && file->reserved_end != 0 && !forked);
         file->close_code = code ? code : locks_code;
     }
@@ -191,6 +206,8 @@ void gio_file_free(gio_file *file)
         return;
     gio_queue *queue = file->queue;
     free(file->locks);
+    if (gio_queue_usable(queue) == 0)
+        gio_mutex_destroy(&file->lock_mutex);
     free(file);
     gio_queue_count_holder(queue, -1);
 }

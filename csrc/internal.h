@@ -163,8 +163,10 @@ struct gio_file {
     int32_t close_code;      /* what closing it gave */
     int32_t heeds_locks;     /* of others */
     int64_t lock_handle;     /* where the system has the locks of this file; -1: none yet */
+    gio_mutex lock_mutex;    /* guards these four and lock_handle, also while the system is asked; the queue's is not held */
     gio_lock *locks;
     uint64_t lock_count, lock_room, lock_ids;
+    int32_t locks_closed;
 };
 
 /* ---- plan.c: pure -------------------------------------------------------------------------------------- */
@@ -202,20 +204,21 @@ struct gio_backend {
     const char *name;
     int32_t (*open)(gio_queue *queue);  /* tries for real that it works here; sets queue->backend_state */
     void (*close)(gio_queue *queue);    /* nothing is in flight; also in a forked child, where it only lets go */
-    /* The lock is held in these four. start takes over a request; its result comes by gio_request_returned, at
-     * once or later. submit hands to the kernel what was started. reap returns what has finished; it may be NULL
-     * where threads of the backend return requests by themselves. cancel may be NULL. */
+    /* The lock is held in these, and no system call is made under it. start takes over a request; its result comes by
+     * gio_request_returned, at once or later. cancel may be NULL. wake makes the sleeper look up. */
     void (*start)(gio_queue *queue, gio_request *request);
-    void (*submit)(gio_queue *queue);
-    void (*reap)(gio_queue *queue);
     void (*cancel)(gio_queue *queue, gio_request *request);
-    /* Hands over what was started and sleeps until there is something to reap, or until wake (lock held) is called. The
-     * lock is held, and let go of meanwhile. NULL where completions come by themselves; where they are not, the queue
-     * runs a thread that steps in when nobody waits. */
-    int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
     void (*wake)(gio_queue *queue);
+    /* The lock is held, and let go of around the system calls. submit hands to the kernel what was started; whether there
+     * is more to look at because of that. reap returns what has finished; it may be NULL where threads of the backend
+     * return requests by themselves. sleep hands over what was started and sleeps until there is something to reap, or
+     * until wake is called. It is NULL where completions come by themselves; where they do not, the queue runs a thread
+     * that steps in when nobody waits. */
+    int (*submit)(gio_queue *queue);
+    void (*reap)(gio_queue *queue);
+    int32_t (*sleep)(gio_queue *queue, int64_t timeout_ns);
     int64_t (*poll_handle)(gio_queue *queue); /* may be NULL */
-    /* Lock held. Registered memory; may be NULL. */
+    /* Registered memory; may be NULL. The lock is not held, but memory_mutex is. */
     int32_t (*add_memory)(gio_queue *queue, void *address, uint64_t nbytes);
     void (*remove_memory)(gio_queue *queue, void *address, uint64_t nbytes);
     /* A file was opened for this queue; may be NULL. Where this backend cannot serve it, another one is put into
@@ -257,7 +260,8 @@ struct gio_queue {
     uint64_t fork_count;   /* of the process that opened it */
     uint64_t holders;      /* files, registrations and batches that have not gone */
     int32_t abandoned;     /* freed by its owner, kept for those */
-    int32_t closing, closed, released; /* no more submissions; nothing in flight; the backend is gone */
+    int32_t closing, closed, gone; /* no more submissions; nothing in flight; the backend is gone */
+    int32_t released;      /* the same as `gone`; memory_mutex guards it */
 
     uint32_t depth;
     uint64_t request_bytes, bytes_in_flight_max, bytes_in_flight_ceiling;
@@ -279,6 +283,8 @@ struct gio_queue {
 
     void *stage_pages;          /* the staging buffers, made when first needed */
     uint64_t stage_allocated;
+    enum { GIO_STAGES_NONE, GIO_STAGES_WANTED, GIO_STAGES_COMING, GIO_STAGES_THERE } stages;
+    int32_t stages_code;        /* why they could not be made, for the next one who wants one; 0: nobody has tried */
     void *free_stages[GIO_STAGE_KINDS]; /* linked through their first word */
 
     gio_operation **operations; /* by index */
@@ -288,7 +294,7 @@ struct gio_queue {
     uint64_t live;              /* operations that have not finished */
 
     uint32_t followers;         /* threads asleep on `changed` */
-    uint32_t inside;            /* threads that wait, or open a file: close lets them leave first */
+    uint32_t inside;            /* threads that wait, open a file, or are in the backend without the lock: close lets them leave */
     int32_t led;                /* a thread is asleep in the backend for all of us */
     gio_listener *listeners;
     uint32_t listener_count, unattended_count;
@@ -298,11 +304,8 @@ struct gio_queue {
     int32_t pump_started, pump_parked, pump_patient, pump_stop;
     uint64_t pump_seen;         /* operations submitted when it last looked */
 
-    gio_queue *next_listed;     /* registered.c. To change these takes its mutex as well as ours */
-    gio_segment kept[GIO_KEPT_MAX];
-    uint32_t kept_count;
-    uint64_t kept_bytes;
-    uint64_t kept_refused;      /* bytes that the system would not register; 0: none. Ours alone */
+    gio_mutex memory_mutex;     /* registered memory: held while it comes and goes. Before `mutex` */
+    uint64_t kept_refused;      /* bytes that the system would not keep registered; 0: none. registered.c's mutex guards it */
 
     struct { int32_t kind; uint64_t after, count, value; } fault;
     gio_queue_stats stats;
@@ -310,8 +313,11 @@ struct gio_queue {
 
 /* operation.c */
 void gio_request_returned(gio_queue *queue, gio_request *request, int64_t result); /* lock held */
-void gio_queue_advance(gio_queue *queue);                                          /* lock held */
-void gio_queue_prepare(gio_queue *queue); /* lock held: the same, but what was started is still to be handed over */
+/* Lock held, and let go of now and then. The second one leaves what was started to be handed over, and tells whether it has
+ * done anything; the third hands over, and tells whether there is more to look at because of it. */
+void gio_queue_advance(gio_queue *queue);
+int gio_queue_prepare(gio_queue *queue);
+int gio_queue_hand_over(gio_queue *queue);
 void gio_list_append(gio_operation_list *list, gio_operation *operation);
 void gio_list_remove(gio_operation_list *list, gio_operation *operation);
 gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket);
@@ -334,11 +340,11 @@ void gio_workers_close(gio_queue *queue, gio_workers *workers);
 void gio_workers_start(gio_queue *queue, gio_request *request);
 void gio_workers_cancel(gio_queue *queue, gio_request *request);
 
-/* registered.c: queues of this process, for memory that goes */
-void gio_registered_add_queue(gio_queue *queue);
-void gio_registered_remove_queue(gio_queue *queue);
+/* registered.c. No lock is held. */
+int32_t gio_registered_add(gio_queue *queue, void *address, uint64_t nbytes);
+void gio_registered_forget(const gio_queue *queue); /* what it keeps has gone, with the backend */
 void gio_registered_before_fork(void);
-void gio_registered_after_fork(int in_child);
+void gio_registered_after_fork(void);
 
 /* os_*.c */
 void gio_os_pages_free(void *address, uint64_t allocated);
@@ -353,7 +359,7 @@ int32_t gio_os_file_resize(gio_file *file, uint64_t size);
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
-/* locks.c, and the system's part in locks_*.c. Lock held. */
+/* locks.c, and the system's part in locks_*.c. The file's lock_mutex is held. */
 /* 0, LOCKED or another code. `asks`: the system as well, about the locks of others. */
 int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length, int32_t asks);
 int gio_locks_touch(const gio_file *file, uint64_t offset, uint64_t length); /* one of the file's own */

@@ -28,15 +28,14 @@ static int meets(const gio_lock *lock, uint64_t offset, uint64_t length)
 
 int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive, uint64_t *id)
 {
-    gio_queue *queue = file->queue;
-    int32_t code = gio_queue_usable(queue);
+    int32_t code = gio_queue_usable(file->queue);
 
     if (code)
         return code;
     if (length != 0 && length - 1 > UINT64_MAX - offset)
         return gio_code_invalid();
-    gio_mutex_lock(&queue->mutex);
-    if (file->closed)
+    gio_mutex_lock(&file->lock_mutex);
+    if (file->locks_closed)
         code = GIO_E_CLOSED;
     for (uint64_t i = 0; i < file->lock_count && code == 0; i++)
         if ((exclusive || file->locks[i].exclusive) && meets(&file->locks[i], offset, length))
@@ -60,23 +59,22 @@ int32_t gio_file_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t 
         lock->length = length;
         lock->exclusive = exclusive;
     }
-    gio_mutex_unlock(&queue->mutex);
+    gio_mutex_unlock(&file->lock_mutex);
     return code;
 }
 
 int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64_t id)
 {
-    gio_queue *queue = file->queue;
-    int32_t code = gio_queue_usable(queue);
+    int32_t code = gio_queue_usable(file->queue);
 
     if (code)
         return code;
-    gio_mutex_lock(&queue->mutex);
+    gio_mutex_lock(&file->lock_mutex);
     uint64_t at = 0;
     while (at < file->lock_count && (file->locks[at].offset != offset || file->locks[at].length != length ||
                                      (id != 0 && file->locks[at].id != id)))
         at++;
-    if (file->closed) {
+    if (file->locks_closed) {
         code = GIO_E_CLOSED;
     } else if (at == file->lock_count) {
         code = GIO_E_NOT_LOCKED;
@@ -88,7 +86,7 @@ int32_t gio_file_unlock(gio_file *file, uint64_t offset, uint64_t length, uint64
         if (code)
             file->locks[file->lock_count++] = lock; /* it still stands */
     }
-    gio_mutex_unlock(&queue->mutex);
+    gio_mutex_unlock(&file->lock_mutex);
     return code;
 }
 
@@ -134,6 +132,8 @@ int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint
 {
     if (length == 0 || !file->heeds_locks)
         return 0;
+    if (file->locks_closed)
+        return GIO_E_CLOSED;
     for (uint64_t i = 0; i < file->lock_count && direction == GIO_WRITE; i++)
         if (!file->locks[i].exclusive && file->locks[i].length != 0 && meets(&file->locks[i], offset, length))
             return GIO_E_LOCKED;

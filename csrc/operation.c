@@ -272,25 +272,44 @@ static void *take_stage(gio_queue *queue, int kind)
     return stage;
 }
 
-/* Made at the first need, all at once, in huge pages where there are any. */
-static int32_t make_stages(gio_queue *queue)
+/* Made when the first piece needs one, all at once, in huge pages where there are any. Lock held, and let go of meanwhile.
+ * Whether there is news for an operation that waits for them. */
+static int make_stages(gio_queue *queue)
 {
     static const uint64_t large_bytes = GIO_STAGES_LARGE * GIO_STAGE_BYTES;
     static const uint64_t small_bytes = GIO_STAGES_SMALL * GIO_STAGE_SMALL_BYTES;
+    void *pages = NULL;
+    uint64_t allocated = 0;
 
-    if (queue->stage_pages != NULL)
+    if (queue->stages != GIO_STAGES_WANTED)
         return 0;
-    int32_t code = gio_pages_allocate(large_bytes + small_bytes, GIO_HUGE_AUTO, &queue->stage_pages,
-                                      &queue->stage_allocated);
-    if (code)
-        return code;
-    if (queue->backend->add_memory) /* cheaper where it may be had */
-        queue->backend->add_memory(queue, queue->stage_pages, queue->stage_allocated);
-    for (uint64_t at = large_bytes; at != 0; at -= GIO_STAGE_BYTES)
-        give_stage(queue, GIO_STAGE_LARGE, (char *)queue->stage_pages + at - GIO_STAGE_BYTES);
-    for (uint64_t at = small_bytes; at != 0; at -= GIO_STAGE_SMALL_BYTES)
-        give_stage(queue, GIO_STAGE_SMALL, (char *)queue->stage_pages + large_bytes + at - GIO_STAGE_SMALL_BYTES);
-    return 0;
+    queue->stages = GIO_STAGES_COMING;
+    queue->inside++; /* the operation may be cancelled meanwhile, and the queue be closed */
+    gio_mutex_unlock(&queue->mutex);
+    int32_t code = gio_pages_allocate(large_bytes + small_bytes, GIO_HUGE_AUTO, &pages, &allocated);
+    if (code == 0)
+        gio_registered_add(queue, pages, allocated); /* cheaper where it may be had */
+    gio_mutex_lock(&queue->mutex);
+    queue->inside--;
+    queue->stages_code = code;
+    queue->stages = code ? GIO_STAGES_NONE : GIO_STAGES_THERE;
+    queue->stage_pages = pages;
+    queue->stage_allocated = allocated;
+    for (uint64_t at = code ? 0 : large_bytes; at != 0; at -= GIO_STAGE_BYTES)
+        give_stage(queue, GIO_STAGE_LARGE, (char *)pages + at - GIO_STAGE_BYTES);
+    for (uint64_t at = code ? 0 : small_bytes; at != 0; at -= GIO_STAGE_SMALL_BYTES)
+        give_stage(queue, GIO_STAGE_SMALL, (char *)pages + large_bytes + at - GIO_STAGE_SMALL_BYTES);
+    return 1;
+}
+
+/* A buffer for the piece; NULL: it has to wait for one, or there can be none (`*code`), which is told once. */
+static void *stage_for(gio_queue *queue, const gio_piece *piece, int32_t *code)
+{
+    *code = queue->stages_code;
+    queue->stages_code = 0;
+    if (*code == 0 && queue->stages == GIO_STAGES_NONE)
+        queue->stages = GIO_STAGES_WANTED;
+    return *code || queue->stages != GIO_STAGES_THERE ? NULL : take_stage(queue, stage_kind(piece));
 }
 
 /* ---- the end of a request -------------------------------------------------------------------------------- */
@@ -305,7 +324,7 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
 
     if (request->stage) {
         if (operation->direction == GIO_READ && moved != 0) {
-            queue->backend->submit(queue);   /* the device works while we copy */
+            gio_queue_hand_over(queue);      /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request still counts as in flight, so nothing can go away */
             int32_t copied =
                 gio_copy_to_segments(operation, request->cursor, (char *)request->stage + piece->head, moved);
@@ -586,14 +605,14 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segments = several ? request->many : &request->single;
     gio_plan_next(operation, &file->limits, request->segments, &request->piece, &after);
     gio_piece *piece = &request->piece;
+    void *stage = NULL;
     if (piece->code == 0 && piece->route == GIO_STAGED)
-        piece->code = make_stages(queue);
+        stage = stage_for(queue, piece, &piece->code);
     if (piece->code) {
         break_off(queue, operation, piece->code, operation->planned);
         finish_if_done(queue, operation);
         return 1;
     }
-    void *stage = piece->route == GIO_STAGED ? take_stage(queue, stage_kind(piece)) : NULL;
     if (piece->route == GIO_STAGED && stage == NULL)
         return 0;
 
@@ -625,7 +644,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         request->single.length = piece->file_length;
         request->segments = &request->single;
         if (operation->direction == GIO_WRITE) {
-            queue->backend->submit(queue);   /* the device works while we copy */
+            gio_queue_hand_over(queue);      /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request counts as in flight, so nothing can go away */
             int32_t code =
                 gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
@@ -691,37 +710,46 @@ static int start_backlog(gio_queue *queue)
         any = 1, passed = 0;
         /* Of many small ones an idle device begins with the first while we prepare the rest. */
         if (queue->requests_started == FIRST && queue->bytes_in_flight < FIRST_BYTES && queue->batches == 0)
-            queue->backend->submit(queue);
+            gio_queue_hand_over(queue);
     }
     return any;
 }
 
-void gio_queue_prepare(gio_queue *queue)
+int gio_queue_prepare(gio_queue *queue)
 {
+    int news = 0, any;
+
     if (queue->closed)
-        return;
+        return 0;
     do {
         /* While a thread sleeps in the backend for all of us, it alone takes completions off: one that was taken
          * away under a thread just about to sleep would leave it asleep. */
         if (queue->backend->reap && !queue->led)
             queue->backend->reap(queue);
-        while (queue->shelved && queue->requests_started == 0 && queue->returned == NULL)
+        for (any = 0; queue->shelved && queue->requests_started == 0 && queue->returned == NULL; any = 1)
             unshelve(queue); /* one that was cancelled ends, and starts nothing */
-    } while (settle_returned(queue) | start_waiting(queue) | start_backlog(queue));
+        any |= settle_returned(queue) | start_waiting(queue) | start_backlog(queue) | make_stages(queue);
+        news |= any;
+    } while (any);
+    return news;
 }
 
-static void submit_started(gio_queue *queue)
+int gio_queue_hand_over(gio_queue *queue)
 {
     if (queue->closed)
-        return;
+        return 0;
     queue->submitted = queue->sequence;
-    queue->backend->submit(queue);
+    queue->inside++;
+    int more = queue->backend->submit(queue);
+    queue->inside--;
+    return more;
 }
 
 void gio_queue_advance(gio_queue *queue)
 {
-    gio_queue_prepare(queue);
-    submit_started(queue);
+    do
+        gio_queue_prepare(queue);
+    while (gio_queue_hand_over(queue));
 }
 
 /* In a batch a few operations wait for each other. Whoever looks for completions submits them as well, and if nobody does,
@@ -729,7 +757,8 @@ void gio_queue_advance(gio_queue *queue)
 static int may_submit_later(const gio_queue *queue)
 {
     enum { TOGETHER = 8 };
-    return queue->batches != 0 && queue->sequence - queue->submitted < TOGETHER && !queue->led &&
+    return queue->batches != 0 && queue->backend->sleep != NULL && !queue->led &&
+           queue->sequence - queue->submitted < TOGETHER &&
            queue->followers == 0 && queue->listener_count == 0;
 }
 
@@ -744,9 +773,9 @@ static int32_t check_range(gio_operation *operation, uint64_t offset, uint64_t l
     return gio_locks_check(file, operation->direction, offset, length, !gio_locks_bind_handle);
 }
 
-/* 0, or why the operation may not be. Of a batch first all that lies between its places: to ask about each of them costs a
- * system call each, and there hardly ever is a lock. */
-static int32_t check_locks(gio_operation *operation)
+/* Of a batch first all that lies between its places: to ask about each of them costs a system call each, and there hardly
+ * ever is a lock. */
+static int32_t check_places(gio_operation *operation)
 {
     uint64_t first = UINT64_MAX, last = 0;
 
@@ -767,20 +796,55 @@ static int32_t check_locks(gio_operation *operation)
     return 0;
 }
 
+/* 0, or why the operation may not be. The queue's lock is not held: to ask may take a round trip to a server. */
+static int32_t check_locks(gio_operation *operation)
+{
+    gio_file *file = operation->file;
+
+    if (!file->heeds_locks && !gio_locks_bind_handle)
+        return 0;
+    gio_mutex_lock(&file->lock_mutex);
+    int32_t code = check_places(operation);
+    gio_mutex_unlock(&file->lock_mutex);
+    return code;
+}
+
 /* ---- from outside -------------------------------------------------------------------------------------- */
 
-static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
-                      uint64_t count, uint64_t length, uint64_t offset, int32_t staging, uint64_t key)
+/* A copy of `wanted` that has a ticket. There is a free one. */
+static gio_operation *make_operation(gio_queue *queue, const gio_operation *wanted)
 {
-    gio_queue *queue = file->queue;
+    gio_operation *operation = queue->free_operations.first;
+    uint64_t index = operation->ticket & (((uint64_t)1 << GIO_INDEX_BITS) - 1);
+
+    gio_list_remove(&queue->free_operations, operation);
+    *operation = *wanted;
+    operation->ticket = ++queue->generation << GIO_INDEX_BITS | index;
+    if (operation->segment_count == 1) {
+        operation->only = *wanted->segments;
+        operation->segments = &operation->only;
+    }
+    operation->intact = operation->length;
+    operation->state = GIO_WAITING;
+    gio_list_append(&queue->backlog, operation);
+    operation->file->operations++;
+    queue->live++;
+    queue->stats.operations++;
+    return operation;
+}
+
+static int64_t submit(gio_operation *wanted)
+{
+    gio_queue *queue = wanted->file->queue;
     int32_t code = gio_queue_usable(queue);
 
     if (code)
         return -(int64_t)code;
-    if (offset > INT64_MAX || length > (uint64_t)INT64_MAX - offset)
+    if (wanted->offset > INT64_MAX || wanted->length > (uint64_t)INT64_MAX - wanted->offset)
         return -(int64_t)gio_code_invalid();
+    int32_t refused = check_locks(wanted);
     gio_mutex_lock(&queue->mutex);
-    if (queue->closing || file->closed)
+    if (queue->closing || wanted->file->closed)
         code = GIO_E_CLOSED;
     else if (queue->free_operations.first == NULL)
         code = more_operations(queue);
@@ -788,77 +852,75 @@ static int64_t submit(gio_file *file, int32_t direction, const gio_segment *segm
         gio_mutex_unlock(&queue->mutex);
         return -(int64_t)code;
     }
-
-    gio_operation *operation = queue->free_operations.first;
-    uint64_t index = operation->ticket & (((uint64_t)1 << GIO_INDEX_BITS) - 1);
-    gio_list_remove(&queue->free_operations, operation);
-    memset(operation, 0, sizeof *operation);
-    operation->ticket = ++queue->generation << GIO_INDEX_BITS | index;
-    operation->key = key;
-    operation->file = file;
-    operation->direction = direction & GIO_WRITE;
-    operation->anonymous = (direction & GIO_ANONYMOUS) != 0;
-    operation->staging = staging;
-    operation->segments = segments;
-    operation->segment_count = count;
-    if (count == 1) {
-        operation->only = *segments;
-        operation->segments = &operation->only;
-    }
-    operation->offsets = offsets;
-    operation->offset = offset;
-    operation->length = operation->intact = length;
-    operation->state = GIO_WAITING;
-    gio_list_append(&queue->backlog, operation);
-    file->operations++;
-    queue->live++;
-    queue->stats.operations++;
-
-    uint64_t ticket = operation->ticket;
-    code = check_locks(operation);
-    if (code)
-        break_off(queue, operation, code, 0);
-    if (length == 0) /* touches nothing */
+    gio_operation *operation = make_operation(queue, wanted);
+    int64_t ticket = (int64_t)operation->ticket;
+    if (refused)
+        break_off(queue, operation, refused, 0);
+    if (operation->length == 0) /* touches nothing */
         stop_planning(queue, operation);
     finish_if_done(queue, operation);
     gio_queue_prepare(queue);
-    if (!may_submit_later(queue))
-        submit_started(queue);
+    if (!may_submit_later(queue) && gio_queue_hand_over(queue))
+        gio_queue_advance(queue);
     gio_queue_call_attention(queue);
     gio_mutex_unlock(&queue->mutex);
-    return (int64_t)ticket;
+    return ticket;
+}
+
+static gio_operation describe(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
+                              int32_t staging, uint64_t key)
+{
+    gio_operation wanted;
+
+    memset(&wanted, 0, sizeof wanted);
+    wanted.file = file;
+    wanted.direction = direction & GIO_WRITE;
+    wanted.anonymous = (direction & GIO_ANONYMOUS) != 0;
+    wanted.segments = segments;
+    wanted.segment_count = count;
+    wanted.staging = staging;
+    wanted.key = key;
+    return wanted;
 }
 
 int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
                    uint64_t offset, int32_t staging, uint64_t key)
 {
-    uint64_t length = 0;
+    gio_operation wanted = describe(file, direction, segments, count, staging, key);
+
+    wanted.offset = offset;
     for (uint64_t i = 0; i < count; i++) {
-        if (segments[i].length > (uint64_t)INT64_MAX - length)
+        if (segments[i].length > (uint64_t)INT64_MAX - wanted.length)
             return -(int64_t)gio_code_invalid();
-        length += segments[i].length;
+        wanted.length += segments[i].length;
     }
-    return submit(file, direction, segments, NULL, count, length, offset, staging, key);
+    return submit(&wanted);
 }
 
 int64_t gio_submit_batch(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
                          uint64_t count, uint64_t key)
 {
-    uint64_t length = 0;
+    gio_operation wanted = describe(file, direction, segments, count, GIO_STAGE_RAGGED, key);
+
+    wanted.offsets = offsets;
     for (uint64_t i = 0; i < count; i++) {
-        if (segments[i].length > (uint64_t)INT64_MAX - length ||
+        if (segments[i].length > (uint64_t)INT64_MAX - wanted.length ||
             offsets[i] > (uint64_t)INT64_MAX - segments[i].length)
             return -(int64_t)gio_code_invalid();
-        length += segments[i].length;
+        wanted.length += segments[i].length;
     }
-    return submit(file, direction, segments, offsets, count, length, 0, GIO_STAGE_RAGGED, key);
+    return submit(&wanted);
 }
 
 int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
                        uint64_t key)
 {
     gio_segment segment = {(uint64_t)(uintptr_t)address, nbytes};
-    return submit(file, direction, &segment, NULL, 1, nbytes, offset, GIO_STAGE_RAGGED, key);
+    gio_operation wanted = describe(file, direction, &segment, 1, GIO_STAGE_RAGGED, key);
+
+    wanted.offset = offset;
+    wanted.length = nbytes;
+    return submit(&wanted);
 }
 
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)

@@ -200,11 +200,11 @@ int64_t gio_deadline_ns(int64_t timeout_ns)
 static uint64_t fork_count;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void in_parent(void) { gio_registered_after_fork(0); }
+static void in_parent(void) { gio_registered_after_fork(); }
 static void in_child(void) /* which has one thread */
 {
     fork_count++;
-    gio_registered_after_fork(1);
+    gio_registered_after_fork();
 }
 static void watch_forks(void) { pthread_atfork(gio_registered_before_fork, in_parent, in_child); }
 

@@ -62,7 +62,7 @@ static void *pump(void *argument);
 static void release(gio_queue *queue)
 {
     if (gio_queue_usable(queue) == 0) { /* in a forked child the parent's threads wait on them for ever */
-        gio_registered_remove_queue(queue);
+        gio_mutex_destroy(&queue->memory_mutex);
         gio_mutex_destroy(&queue->mutex);
         gio_condition_destroy(&queue->changed);
         gio_condition_destroy(&queue->pump_wake);
@@ -92,6 +92,7 @@ int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_byt
     if (queue == NULL)
         return gio_code_no_memory();
     gio_mutex_init(&queue->mutex);
+    gio_mutex_init(&queue->memory_mutex);
     gio_condition_init(&queue->changed);
     gio_condition_init(&queue->pump_wake);
     gio_system(&queue->system);
@@ -125,7 +126,6 @@ int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_byt
         release(queue);
         return code;
     }
-    gio_registered_add_queue(queue);
     *out = queue;
     return 0;
 }
@@ -220,10 +220,11 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
 {
     int64_t deadline_ns = gio_deadline_ns(timeout_ns);
     int32_t code = 0;
+    int handed_over = 0;
 
     queue->inside++;
     for (;;) {
-        gio_queue_prepare(queue);
+        int news = gio_queue_prepare(queue);
         if (ready(queue, argument)) {
             code = 0;
             break;
@@ -238,7 +239,12 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
             break;
         }
         if (queue->backend->sleep == NULL || queue->led || queue->requests_started == 0) {
-            queue->backend->submit(queue);
+            if (news || !handed_over) { /* the lock is let go of, perhaps: look once more before going to sleep */
+                handed_over = 1;
+                gio_queue_hand_over(queue);
+                continue;
+            }
+            handed_over = 0;
             queue->followers++;
             gio_condition_wait(&queue->changed, &queue->mutex, deadline_ns);
             queue->followers--;
@@ -248,8 +254,8 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
                 code = 0;
         }
     }
-    if (!queue->closed)
-        queue->backend->submit(queue);
+    while (gio_queue_hand_over(queue))
+        gio_queue_prepare(queue);
     queue->inside--;
     gio_queue_call_attention(queue); /* the lead is vacant */
     return code;
@@ -475,9 +481,9 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
     code = wait_until(queue, all_finished, NULL, timeout_ns);
     if (code == 0 && queue->closed) { /* by another thread, which may still be about it */
         int64_t deadline_ns = gio_deadline_ns(timeout_ns);
-        while (!queue->released && code == 0) {
+        while (!queue->gone && code == 0) {
             gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(TICK_NS / 10));
-            if (!queue->released && deadline_ns >= 0 && gio_now_ns() >= deadline_ns)
+            if (!queue->gone && deadline_ns >= 0 && gio_now_ns() >= deadline_ns)
                 code = GIO_E_TIMEOUT;
         }
         gio_mutex_unlock(&queue->mutex);
@@ -499,9 +505,13 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
         gio_thread_join(&queue->pump);
     gio_workers_close(queue, queue->workers);
     queue->workers = NULL;
+    gio_mutex_lock(&queue->memory_mutex);
     queue->backend->close(queue);
-    gio_mutex_lock(&queue->mutex);
     queue->released = 1;
+    gio_mutex_unlock(&queue->memory_mutex);
+    gio_registered_forget(queue);
+    gio_mutex_lock(&queue->mutex);
+    queue->gone = 1;
     gio_condition_wake_all(&queue->changed);
     gio_mutex_unlock(&queue->mutex);
     return 0;

@@ -1,42 +1,64 @@
 /* registered.c: memory that the kernel knows, so that it need not look up and pin its pages for each request.
  *
- * Somebody asks for it and keeps the memory alive meanwhile; or it is kept without that, from one transfer to the next. What is
- * kept must be given up before its pages go: else new memory at the old address would be written from the old pages. That is why gio_pages_free is here. It is given up before a fork, too, which would copy all of it.
+ * Somebody asks for it and keeps the memory alive meanwhile; or it is kept without that, from one transfer to the next. What
+ * is kept must be given up before its pages go: else new memory at the old address would be written from the old pages. That
+ * is why gio_pages_free is here. It is given up before a fork, too, which would copy all of it.
+ *
+ * To register a GiB takes the kernel a tenth of a second and more. So it is done under a mutex of the queue's that guards
+ * nothing else (memory_mutex), and what is kept stands in a table of the process with one of its own, under which nothing
+ * takes long: who frees memory waits for nobody's transfer and for nobody's registration, but for its own.
  */
 #include "internal.h"
 
-/* The queues of this process that can register memory. Its mutex is taken before any queue's own. Zeros are an unlocked
- * mutex on both systems. */
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    gio_queue *queue;
+    gio_segment memory;
+    uint64_t number; /* of those noted so far */
+} kept;
+
+/* Zeros are an unlocked mutex on both systems. Before any other mutex, and held for the look into the table alone; but for
+ * the moment of a fork. */
 static struct {
     gio_mutex mutex;
-    gio_queue *first;
-} listed;
+    kept *kept;
+    uint64_t count, room, numbers;
+} table;
+
+/* ---- one queue ------------------------------------------------------------------------------------------- */
+
+int32_t gio_registered_add(gio_queue *queue, void *address, uint64_t nbytes)
+{
+    int32_t code;
+
+    if (queue->backend->add_memory == NULL)
+        return GIO_E_UNREGISTRABLE;
+    gio_mutex_lock(&queue->memory_mutex);
+    code = queue->released ? GIO_E_CLOSED : queue->backend->add_memory(queue, address, nbytes);
+    gio_mutex_unlock(&queue->memory_mutex);
+    return code;
+}
+
+static void remove_memory(gio_queue *queue, gio_segment memory)
+{
+    gio_mutex_lock(&queue->memory_mutex);
+    if (!queue->released) /* with the backend it has gone anyway */
+        queue->backend->remove_memory(queue, (void *)(uintptr_t)memory.address, memory.length);
+    gio_mutex_unlock(&queue->memory_mutex);
+}
 
 int32_t gio_queue_register(gio_queue *queue, void *address, uint64_t nbytes, gio_registration *made)
 {
     int32_t code = gio_queue_usable(queue);
-    if (code)
-        return code;
-    gio_mutex_lock(&queue->mutex);
-    if (queue->closing)
-        code = GIO_E_CLOSED;
-    else if (queue->backend->add_memory == NULL)
-        code = GIO_E_UNREGISTRABLE;
-    else
-        code = queue->backend->add_memory(queue, address, nbytes);
-    gio_mutex_unlock(&queue->mutex);
+    if (code == 0)
+        code = gio_registered_add(queue, address, nbytes);
     if (code)
         return code;
     gio_queue_count_holder(queue, 1);
     *made = (gio_registration){queue, nbytes};
     return 0;
-}
-
-/* Lock held. With the backend it has gone anyway. */
-static void remove_memory(gio_queue *queue, uint64_t address, uint64_t nbytes)
-{
-    if (!queue->closed)
-        queue->backend->remove_memory(queue, (void *)(uintptr_t)address, nbytes);
 }
 
 void gio_unregister(gio_registration *made, void *address)
@@ -45,139 +67,147 @@ void gio_unregister(gio_registration *made, void *address)
     if (queue == NULL)
         return;
     if (gio_queue_usable(queue) == 0) {
-        gio_mutex_lock(&queue->mutex);
-        remove_memory(queue, (uint64_t)(uintptr_t)address, made->nbytes);
+        remove_memory(queue, (gio_segment){(uint64_t)(uintptr_t)address, made->nbytes});
+        gio_mutex_lock(&table.mutex);
         queue->kept_refused = 0;
-        gio_mutex_unlock(&queue->mutex);
+        gio_mutex_unlock(&table.mutex);
     }
     *made = (gio_registration){NULL, 0};
     gio_queue_count_holder(queue, -1);
 }
 
-/* ---- kept ------------------------------------------------------------------------------------------------ */
+/* ---- the table of what is kept. Its mutex is held -------------------------------------------------------- */
 
 static int is_kept(const gio_queue *queue, uint64_t address)
 {
-    uint32_t i = 0;
-    while (i < queue->kept_count && queue->kept[i].address != address)
+    uint64_t i = 0;
+    while (i < table.count && (table.kept[i].queue != queue || table.kept[i].memory.address != address))
         i++;
-    return i < queue->kept_count;
+    return i < table.count;
 }
 
-/* In all queues; a closed one has nothing any more, though it may be there for long. `listed` is locked, no queue is. */
-static uint64_t count_kept_bytes(void)
+/* Notes it, if it may be kept: `most` bytes of all queues, and so many pieces of each. */
+static int32_t note(gio_queue *queue, gio_segment memory, uint64_t most)
 {
-    uint64_t kept_bytes = 0;
-    for (gio_queue *at = listed.first; at; at = at->next_listed) {
-        gio_mutex_lock(&at->mutex);
-        kept_bytes += at->closed ? 0 : at->kept_bytes;
-        gio_mutex_unlock(&at->mutex);
+    uint64_t kept_bytes = 0, pieces = 0;
+
+    for (uint64_t i = 0; i < table.count; i++) {
+        kept_bytes += table.kept[i].memory.length;
+        pieces += table.kept[i].queue == queue;
     }
-    return kept_bytes;
-}
-
-/* `room`: bytes that may be kept besides those that are. */
-static int32_t add_kept(gio_queue *queue, gio_segment memory, uint64_t room)
-{
-    if (queue->closing)
-        return GIO_E_CLOSED;
-    if (queue->backend->add_memory == NULL)
-        return GIO_E_UNREGISTRABLE;
-    if (queue->kept_count == GIO_KEPT_MAX || memory.length > room)
+    if (pieces == GIO_KEPT_MAX || kept_bytes > most || memory.length > most - kept_bytes)
         return GIO_E_TABLE_FULL;
     if (queue->kept_refused && memory.length >= queue->kept_refused) /* to be refused takes as long as to be granted */
         return GIO_E_TABLE_FULL;
-    int32_t code = queue->backend->add_memory(queue, (void *)(uintptr_t)memory.address, memory.length);
-    if (code) {
-        queue->kept_refused = memory.length;
-        return code;
+    if (table.count == table.room) {
+        uint64_t room = gio_max(16, 2 * table.room);
+        kept *grown = realloc(table.kept, (size_t)room * sizeof *grown);
+        if (grown == NULL)
+            return gio_code_no_memory();
+        table.kept = grown;
+        table.room = room;
     }
-    queue->kept[queue->kept_count++] = memory;
-    queue->kept_bytes += memory.length;
+    table.kept[table.count++] = (kept){queue, memory, ++table.numbers};
     return 0;
 }
+
+/* Where it stands, or `count`: it has been taken out since it was noted. */
+static uint64_t place_of(uint64_t number)
+{
+    uint64_t i = 0;
+    while (i < table.count && table.kept[i].number != number)
+        i++;
+    return i;
+}
+
+/* Takes one out that begins in the range, of this queue or (NULL) of any. 0: there is none. */
+static int take_out(const gio_queue *queue, uint64_t address, uint64_t nbytes, kept *taken)
+{
+    for (uint64_t i = 0; i < table.count; i++)
+        if (table.kept[i].memory.address - address < nbytes && (queue == NULL || table.kept[i].queue == queue)) {
+            *taken = table.kept[i];
+            table.kept[i] = table.kept[--table.count];
+            taken->queue->kept_refused = 0;
+            return 1;
+        }
+    return 0;
+}
+
+/* ---- keeping and giving up ------------------------------------------------------------------------------- */
 
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most)
 {
     gio_segment memory = {(uint64_t)(uintptr_t)address, nbytes};
     int32_t code = gio_queue_usable(queue);
+
     if (code)
         return code;
-    gio_mutex_lock(&queue->mutex);
-    int kept = is_kept(queue, memory.address);
-    gio_mutex_unlock(&queue->mutex);
-    if (kept)
-        return 0;
-    gio_mutex_lock(&listed.mutex);
-    uint64_t kept_bytes = count_kept_bytes();
-    gio_mutex_lock(&queue->mutex);
-    if (!is_kept(queue, memory.address)) /* by another thread, meanwhile */
-        code = add_kept(queue, memory, most - gio_min(kept_bytes, most));
-    gio_mutex_unlock(&queue->mutex);
-    gio_mutex_unlock(&listed.mutex);
-    return code;
-}
-
-/* All that begins in this range. `listed` is locked. */
-static void give_up(gio_queue *queue, uint64_t address, uint64_t nbytes)
-{
-    gio_mutex_lock(&queue->mutex);
-    for (uint32_t i = queue->kept_count; i-- > 0;) {
-        gio_segment memory = queue->kept[i];
-        if (memory.address - address >= nbytes)
-            continue;
-        remove_memory(queue, memory.address, memory.length);
-        queue->kept[i] = queue->kept[--queue->kept_count];
-        queue->kept_bytes -= memory.length;
-        queue->kept_refused = 0;
+    if (queue->backend->add_memory == NULL)
+        return GIO_E_UNREGISTRABLE;
+    gio_mutex_lock(&table.mutex);
+    int was_kept = is_kept(queue, memory.address);
+    code = was_kept ? 0 : note(queue, memory, most); /* noted first: nobody else does the same meanwhile */
+    uint64_t number = table.numbers;
+    gio_mutex_unlock(&table.mutex);
+    if (was_kept || code)
+        return code;
+    code = gio_registered_add(queue, address, nbytes);
+    gio_mutex_lock(&table.mutex);
+    uint64_t place = place_of(number);
+    int was_given_up = place == table.count; /* by a fork, before there was anything */
+    if (code) {
+        queue->kept_refused = memory.length;
+        if (!was_given_up)
+            table.kept[place] = table.kept[--table.count];
     }
-    gio_mutex_unlock(&queue->mutex);
+    gio_mutex_unlock(&table.mutex);
+    if (code == 0 && was_given_up)
+        remove_memory(queue, memory);
+    return code;
 }
 
 void gio_pages_free(uint64_t allocated, void *address)
 {
+    kept taken;
+
     gio_fork_count(); /* from now on forks find our mutex unlocked */
-    gio_mutex_lock(&listed.mutex);
-    for (gio_queue *queue = listed.first; queue; queue = queue->next_listed)
-        give_up(queue, (uint64_t)(uintptr_t)address, allocated);
-    gio_mutex_unlock(&listed.mutex);
+    for (;;) {
+        gio_mutex_lock(&table.mutex);
+        int found = take_out(NULL, (uint64_t)(uintptr_t)address, allocated, &taken);
+        if (found)
+            gio_queue_count_holder(taken.queue, +1);
+        gio_mutex_unlock(&table.mutex);
+        if (!found)
+            break;
+        remove_memory(taken.queue, taken.memory);
+        gio_queue_count_holder(taken.queue, -1);
+    }
     gio_os_pages_free(address, allocated);
 }
 
-/* ---- the list of queues ---------------------------------------------------------------------------------- */
-
-void gio_registered_add_queue(gio_queue *queue)
+void gio_registered_forget(const gio_queue *queue)
 {
-    if (queue->backend->add_memory == NULL)
-        return;
-    gio_mutex_lock(&listed.mutex);
-    queue->next_listed = listed.first;
-    listed.first = queue;
-    gio_mutex_unlock(&listed.mutex);
+    kept taken;
+
+    gio_mutex_lock(&table.mutex);
+    while (take_out(queue, 0, UINT64_MAX, &taken))
+        continue;
+    gio_mutex_unlock(&table.mutex);
 }
 
-void gio_registered_remove_queue(gio_queue *queue)
-{
-    gio_mutex_lock(&listed.mutex);
-    gio_queue **at = &listed.first;
-    while (*at && *at != queue)
-        at = &(*at)->next_listed;
-    if (*at)
-        *at = queue->next_listed;
-    gio_mutex_unlock(&listed.mutex);
-}
+/* ---- fork ------------------------------------------------------------------------------------------------ */
 
 void gio_registered_before_fork(void)
 {
-    gio_mutex_lock(&listed.mutex);
-    for (gio_queue *queue = listed.first; queue; queue = queue->next_listed)
-        give_up(queue, 0, UINT64_MAX);
+    kept taken;
+
+    gio_mutex_lock(&table.mutex);
+    while (take_out(NULL, 0, UINT64_MAX, &taken))
+        remove_memory(taken.queue, taken.memory);
 }
 
-/* The child has no use for its parent's queues. */
-void gio_registered_after_fork(int in_child)
+/* The child has no use for its parent's queues, and there is nothing of them in the table. */
+void gio_registered_after_fork(void)
 {
-    if (in_child)
-        listed.first = NULL;
-    gio_mutex_unlock(&listed.mutex);
+    gio_mutex_unlock(&table.mutex);
 }

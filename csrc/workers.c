@@ -70,14 +70,13 @@ int32_t gio_workers_open(gio_queue *queue)
     }
     workers->count = 1;
     gio_mutex_lock(&queue->mutex);
-    code = queue->closing ? GIO_E_CLOSED : 0; /* what is made now would outlive it */
-    int first = queue->workers == NULL && code == 0;
+    int first = queue->workers == NULL; /* while it closes, too: who comes here is inside, and close waits for that */
     if (first)
         queue->workers = workers;
     gio_mutex_unlock(&queue->mutex);
     if (!first) /* another thread was faster */
         gio_workers_close(queue, workers);
-    return code;
+    return 0;
 }
 
 void gio_workers_close(gio_queue *queue, gio_workers *workers)

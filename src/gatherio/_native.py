@@ -48,6 +48,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_FOREIGN: "what has this name is another user's, or no shared memory of gatherio's: take another name, or "
     "have it removed",
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
+    lib.GIO_E_BROKEN: "io_uring has stopped working (a sandbox forbids it now, or something has closed its "
+    "descriptor): this was being handed over; what follows goes through threads",
     lib.GIO_E_NO_PROC: "/proc is not mounted here, and through it alone the file can be opened once more, which direct "
     "I/O and locks need; mount it: mount -t proc proc /proc",
 }
@@ -55,6 +57,7 @@ _PROBLEMS: Final[dict[int, str]] = {
 
 _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_NO_PROGRESS: errno.EIO,
+    lib.GIO_E_BROKEN: errno.EIO,
     lib.GIO_E_UNTOLD: errno.EINVAL,
     lib.GIO_E_COARSE: errno.EINVAL,
     lib.GIO_E_UNREGISTRABLE: errno.EOPNOTSUPP,

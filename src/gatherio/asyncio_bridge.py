@@ -77,11 +77,17 @@ class Bridge:
             self._awaited -= 1
 
     def _watch(self, queue: CompletionQueue, loop: asyncio.AbstractEventLoop) -> None:
+        if self._ring >= 0:
+            try:
+                loop.add_reader(self._ring, self._on_readable)
+                self._watched.append(self._ring)
+            except OSError:  # its descriptor has been closed behind our back, and the number is another file's
+                self._close_ring()
         # Attended: where the ring itself is watched, the queue's thread need not wake up on our account.
         check(lib.gio_queue_listen(queue._native, self._event, self._ring >= 0), "awaiting an operation")
-        self._watched = [handle for handle in (lib.gio_event_handle(self._event), self._ring) if handle >= 0]
-        for handle in self._watched:
-            loop.add_reader(handle, self._on_readable)
+        handle = int(lib.gio_event_handle(self._event))
+        loop.add_reader(handle, self._on_readable)
+        self._watched.append(handle)
 
     def _on_readable(self) -> None:
         lib.gio_event_clear(self._event)

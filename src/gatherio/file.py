@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ._handle import Handle
 from ._native import (
     SLICE_NS,
     check,
@@ -60,7 +61,7 @@ _ANONYMOUS: Final = lib.GIO_ANONYMOUS
 _OFFSET_MAX: Final = 2**63 - 1
 
 
-class File:
+class File(Handle):
     """An open file. Made by `gatherio.open`.
 
     An array that is handed over stays where it is until its operation has finished. What its memory belongs to, if that
@@ -87,6 +88,8 @@ class File:
 
     _native: Any = None
     _released = True
+
+    _instead = "open it once more, by its name"
 
     def __init__(
         self,
@@ -425,6 +428,7 @@ class File:
             self._check_open()
             self._drain()
             check(lib.gio_file_resize(self._native, n), f"setting the length to {n} bytes", self.name)
+        self._queue._collect()  # callbacks may want the lock in another thread
 
     def preallocate(self, n: int) -> None:
         """Reserve the space of the file's first `n` bytes, so that writing them cannot run out of it.
@@ -483,6 +487,7 @@ class File:
             self._check_open()
             self._drain()
             check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
+        self._queue._collect()  # as above
 
     def fileno(self) -> int:
         """The descriptor that transfers go through; opened with O_DIRECT if `direct`.
@@ -505,7 +510,6 @@ class File:
             code = lib.gio_file_drain(self._native, SLICE_NS)
             if code not in (lib.GIO_E_TIMEOUT, lib.GIO_E_INTERRUPTED):
                 check(code, "waiting for operations in flight", self.name)
-                self._queue._collect()
                 return
 
     # -- locks ----------------------------------------------------------------------------------------------
@@ -602,6 +606,7 @@ class File:
                 return
             failure = self._close_descriptor()
             code = self._close_native(gives_back)
+        self._queue._collect()  # what failed is known from here on
         try:
             if failure is not None:
                 raise failure
@@ -636,6 +641,7 @@ class File:
 
     def _forked(self) -> None:
         """In a forked child: locks end with the parent, not with the child that has its descriptors as well."""
+        self._lock = threading.RLock()  # another thread may have had it
         if not self._released:
             lib.gio_file_forked(self._native)
 

@@ -18,6 +18,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+from ._handle import Handle
 from ._native import deadline_ns, error, ffi, is_over, lib
 from .errors import LockedError, TimeoutError
 
@@ -32,10 +33,12 @@ _FIRST_DELAY: Final = 0.001
 _LAST_DELAY: Final = 0.020
 
 
-class Lock:
+class Lock(Handle):
     """A lock that is held. Made by `File.lock`; give it back with `unlock`, or use it in a ``with`` block."""
 
     __slots__ = ("_file", "_id", "exclusive", "length", "offset")
+
+    _instead = "take one of its own, with File.lock"
 
     def __init__(self, file: File, offset: int, length: int, exclusive: bool, number: int) -> None:
         self.offset = offset
@@ -53,6 +56,8 @@ class Lock:
                 raise error(code, f"unlocking {_range(self.offset, self.length)}", self._file.name)
 
     def __enter__(self) -> Lock:
+        if not self._id or self._file.closed:
+            raise ValueError(f"the lock of {_range(self.offset, self.length)} has been given back: take it again")
         return self
 
     def __exit__(

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import records
+from ._handle import members
 from ._native import begin_to_end, check, closed, ffi, lib
 from .pages import Hold, exact, is_anonymous, is_array
 from .sections import HEADER_BYTES, SIZE_MAX, Header, Section, checked_name, find, hold
@@ -725,7 +726,7 @@ _living: weakref.WeakSet[Mapping] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     """What is mapped is the child's as well; but a lock may have been another thread's."""
-    for mapping in list(_living):
+    for mapping in members(_living):
         mapping._lock = threading.RLock()
 
 
@@ -738,7 +739,7 @@ def _close_at_exit() -> None:
     """Give names back: the interpreter may end without asking objects to go."""
     begin_to_end()
     failure = None
-    for mapping in list(_living):
+    for mapping in members(_living):
         try:
             mapping.close()
         except Exception as error:

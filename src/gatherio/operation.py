@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from ._handle import Handle
 from ._native import ClosedAtExitError, check, deadline_ns, error, ffi, is_over, lib, slice_ns
 from .asyncio_bridge import Bridge
 from .errors import CancelledError, TimeoutError
@@ -31,7 +32,7 @@ __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Operation", "
 _LOG: Final = logging.getLogger("gatherio")
 
 
-class Operation:
+class Operation(Handle):
     """A read or write that has been submitted. Made by the methods of `File`, never directly."""
 
     __slots__ = (
@@ -47,6 +48,8 @@ class Operation:
         "_watchers",
         "_writes",
     )
+
+    _instead = "wait for it in the process that has submitted it"
 
     _outcome: tuple[int, int, int] | None  # code, bytes transferred, bytes known to be in place
     _watchers: list[Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]] | None
@@ -74,12 +77,19 @@ class Operation:
 
     # -- what the queue tells ---------------------------------------------------------------------------
 
-    def _finish(self, code: int, transferred: int, in_place: int) -> None:
-        """Take the outcome. May be told twice; the watchers are called once."""
+    def _finish(self, code: int, transferred: int, in_place: int) -> object:
+        """Take the outcome. May be told twice; the watchers are called once.
+
+        Returns
+        -------
+        object
+            What holds the memory. To be let go of where no lock is held: finalisers may do anything.
+        """
         if code and self._writes and code != lib.GIO_E_CANCELLED and self._outcome is None:
             self._file._untold[self._key] = self
         self._outcome = (code, transferred, in_place)
-        self._buffers = None
+        buffers, self._buffers = self._buffers, None
+        return buffers
 
     def _call_watchers(self) -> None:
         while self._watchers:  # one by one, so that an exception in one of them leaves the others where they are
@@ -99,7 +109,7 @@ class Operation:
             callback(self)
         except ClosedAtExitError:  # it submits one after the other for as long as it is let
             pass
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             _LOG.exception("exception calling callback for %r", self)
 
     def _watch(self, watcher: Callable[[Operation], object] | tuple[Bridge, asyncio.Future[None]]) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from ._handle import Handle
 from ._native import deadline_ns, describe, ffi, is_over, lib, os_error
 from .errors import AllocationError, PoolError, TimeoutError
 
@@ -503,7 +504,7 @@ def asaligned(x: npt.ArrayLike) -> Array:
     return copy
 
 
-class Pool:
+class Pool(Handle):
     """Arrays that are made once and used many times.
 
     Parameters
@@ -520,6 +521,8 @@ class Pool:
     The pool knows its arrays by where they lie: `release` takes the array that `acquire` gave, or a view that begins
     with it and has all its bytes. What is in an array stays there.
     """
+
+    _instead = "make one where its arrays are used"
 
     def __init__(
         self, count: int, shape: Shape, dtype: npt.DTypeLike = float, *, huge_pages: bool | None = None

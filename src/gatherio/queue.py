@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
+from ._handle import Handle, members, values
 from ._native import (
     SLICE_NS,
     begin_to_end,
@@ -69,6 +71,7 @@ _TRANSFERRED_MAX: Final = 4096  # allocations that are remembered
 _KEPT_BYTES_MAX: int = 0
 if sys.platform != "win32":
     _KEPT_BYTES_MAX = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4, 64 << 30)
+_LOOK_S: Final = 0.02  # between two looks of a thread that nothing wakes
 _SWEEP_BYTES: Final = 1 << 20  # operations this large are swept at the next submission, not by the hundred
 
 
@@ -152,7 +155,7 @@ class _Room:
         self.view = memoryview(ffi.buffer(self.rows))
 
 
-class CompletionQueue:
+class CompletionQueue(Handle):
     """An io_uring, a completion port or a pool of threads, with the operations that are under way in it.
 
     Parameters
@@ -180,6 +183,8 @@ class CompletionQueue:
         A depth or request size out of range, or an unknown backend.
     """
 
+    _instead = "make one for each process"
+
     def __init__(
         self,
         depth: int = DEFAULT_DEPTH,
@@ -204,8 +209,9 @@ class CompletionQueue:
         _busy[id(self._inflight)] = self._inflight
         weakref.finalize(self, _busy.pop, id(self._inflight)).atexit = False
         self._sweep_at = _BATCH
-        self._ready: dict[int, Operation] = {}  # finished, not yet handed out
-        self._told: dict[int, weakref.ref[Operation]] = {}  # the same, of those whose outcome was asked for
+        # Ordered, for a plain dict walks over all that were taken from its front to find the first one.
+        self._ready: OrderedDict[int, Operation] = OrderedDict()  # finished, not yet handed out
+        self._told: OrderedDict[int, weakref.ref[Operation]] = OrderedDict()  # the same, whose outcome was asked for
         self._tidy_at = _BATCH
         self._rooms: list[_Room] = []  # between one use and the next
         self._files: weakref.WeakSet[File] = weakref.WeakSet()
@@ -215,7 +221,7 @@ class CompletionQueue:
         self._bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
         self._watched = 0  # callbacks that wait for their operation
         self._attendant: threading.Thread | None = None
-        for queue in list(_living):  # one that was dropped with work in flight has nobody else to look after it
+        for queue in members(_living):  # one that was dropped with work in flight has nobody else to look after it
             queue._sweep_dropped()
         _living.add(self)
 
@@ -244,7 +250,8 @@ class CompletionQueue:
                         self._keep_told(operation)
                     else:
                         self._ready[key] = operation
-                operation._finish(code, transferred, in_place)
+                buffers = operation._finish(code, transferred, in_place)
+            del buffers  # here, where no lock is held
             if operation._watchers is not None:
                 operation._call_watchers()
             self._inflight.pop(key, None)
@@ -290,7 +297,8 @@ class CompletionQueue:
             self._sweep_at = len(self._inflight) + _BATCH
 
     def _sweep_dropped(self) -> None:
-        if self._inflight and not self._closed and self._pid == os.getpid():
+        # Callbacks have a thread of their own, and are not called in the middle of somebody's constructor.
+        if self._inflight and not self._watched and not self._closed and self._pid == os.getpid():
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self._collect()
 
@@ -369,11 +377,11 @@ class CompletionQueue:
         found: list[Operation] = []
         with self._lock:
             while self._told and (limit is None or len(found) < limit):
-                operation = self._told.pop(next(iter(self._told)))()
+                operation = self._told.popitem(last=False)[1]()
                 if operation is not None:
                     found.append(operation)
             while self._ready and (limit is None or len(found) < limit):
-                found.append(self._ready.pop(next(iter(self._ready))))
+                found.append(self._ready.popitem(last=False)[1])
         return found
 
     @contextlib.contextmanager
@@ -509,7 +517,7 @@ class CompletionQueue:
             registration = reference()
             if registration is not None:
                 registration.close()  # it has ended: its memory need not stay
-        for bridge in list(self._bridges.values()):
+        for bridge in values(self._bridges):
             bridge.close()
         check(code, "closing a completion queue")
 
@@ -531,29 +539,41 @@ def _attend(reference: weakref.ref[CompletionQueue]) -> None:
     from .operation import new_event
 
     queue = reference()
-    if queue is None:
-        return
-    with (
-        new_event() as event,
-        contextlib.suppress(OSError, ValueError, RuntimeError),
-        queue._listening(event),
-    ):
-        idle_since = time.monotonic()
-        while not queue._closed:
-            lib.gio_event_wait(event, SLICE_NS)
-            lib.gio_event_clear(event)
-            try:
-                queue._collect()
-            except SystemExit:  # a callback's: it ends a thread, but not this one, for others wait for theirs
-                end_with_the_interpreter()
-                _LOG.exception("SystemExit in a callback")
-            if queue._watched:
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since > 1:
-                with queue._lock:
-                    if not queue._watched:
-                        queue._attendant = None
-                        return
+    while queue is not None and not queue._closed:
+        try:
+            with new_event() as event, queue._listening(event):
+                _call_callbacks(queue, event)
+            return
+        except (ValueError, RuntimeError):  # closed just now
+            return
+        except OSError:  # there is no descriptor to be had at the moment: look without being woken
+            time.sleep(_LOOK_S)
+            _look(queue)
+
+
+def _call_callbacks(queue: CompletionQueue, event: Any) -> None:
+    idle_since = time.monotonic()
+    while not queue._closed:
+        lib.gio_event_wait(event, SLICE_NS)
+        lib.gio_event_clear(event)
+        _look(queue)
+        if queue._watched:
+            idle_since = time.monotonic()
+        elif time.monotonic() - idle_since > 1:
+            with queue._lock:
+                if not queue._watched:
+                    queue._attendant = None
+                    return
+
+
+def _look(queue: CompletionQueue) -> None:
+    """Find what has finished. Whatever a callback raises ends no thread in which others wait for theirs."""
+    try:
+        queue._collect()
+    except BaseException as failure:
+        end_with_the_interpreter()
+        if not queue._closed:
+            _LOG.exception("%s in a callback", type(failure).__name__)
 
 
 # What is in flight holds its queue, file and arrays, and this holds what is in flight: the garbage collector must not
@@ -570,22 +590,32 @@ def default_queue(depth: int | None = None, request_size: int | None = None) -> 
     It is the process's own: a forked child gets a new one.
     """
     key = (depth or DEFAULT_DEPTH, request_size or DEFAULT_REQUEST_SIZE)
-    with _default_lock:
-        queue = _defaults.get(key)
-        if queue is None or queue._pid != os.getpid() or queue._closed:
-            queue = CompletionQueue(key[0], request_size=key[1])
-            queue._hands_out = False
-            _defaults[key] = queue
-        return queue
+    made: CompletionQueue | None = None
+    while True:
+        with _default_lock:
+            found = _defaults.get(key)
+            if made is not None and not _is_usable(found):
+                _defaults[key] = found = made
+        if _is_usable(found):
+            if made is not None and made is not found:  # another thread was faster
+                made.close()
+            return found
+        made = CompletionQueue(key[0], request_size=key[1])  # without the lock: it looks after others' operations
+        made._hands_out = False
+
+
+def _is_usable(queue: CompletionQueue | None) -> TypeGuard[CompletionQueue]:
+    return queue is not None and queue._pid == os.getpid() and not queue._closed
 
 
 def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.RLock()
-    for queue in list(_living):
+    for queue in members(_living):
+        queue._lock = threading.RLock()  # another thread may have had it
         for operation in list(queue._inflight.values()):
             operation._buffers = None  # it is the parent's, and goes on with the parent's memory
-        for file in list(queue._files):
+        for file in members(queue._files):
             file._forked()
 
 
@@ -598,8 +628,8 @@ def _drain_at_exit() -> None:
     """Let what is in flight end before the interpreter and its arrays go."""
     begin_to_end()
     failures: list[OSError] = []
-    for queue in list(_living):
-        for file in list(queue._files):
+    for queue in members(_living):
+        for file in members(queue._files):
             try:
                 file._close_forgotten()
             except OSError as failure:

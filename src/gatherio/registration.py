@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
 
+from ._handle import Handle
 from ._native import ffi, lib
 from .pages import exact, memory_of
 
@@ -19,7 +20,7 @@ __all__ = ["Registration"]
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class Registration:
+class Registration(Handle):
     """The memory of one array, registered with one `CompletionQueue`. Made by `CompletionQueue.register`.
 
     It keeps the array's memory alive and where it is, and ends with `close`, with its ``with`` block, with the object
@@ -30,6 +31,8 @@ class Registration:
     nbytes : int
         Bytes that are pinned.
     """
+
+    _instead = "register the array where it is to be transferred"
 
     def __init__(self, queue: CompletionQueue, array: Array) -> None:
         # Its end is there before it begins, and ends it while the array still is: memory that went first might be
