@@ -233,6 +233,38 @@ class File(Handle):
         """Read into one array, of any size, from any offset. See `write_at` and `read_scatter`."""
         return self._one(False, array, offset)
 
+    def pwrite(self, array: Array, offset: int) -> int:
+        """Write one array, of any size, to any offset, and wait for it: ``write_at(array, offset).result()``.
+
+        For who has nothing else to do meanwhile: it costs one system call, and no `Operation` is made.
+
+        Returns
+        -------
+        int
+            ``array.nbytes``.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError
+            As `write_at` and `Operation.result`.
+
+        Notes
+        -----
+        KeyboardInterrupt, or what another signal handler raises, leaves the transfer running and the array safe. If it
+        fails then, `close` tells.
+        """
+        return self._now(True, array, offset)
+
+    def pread(self, array: Array, offset: int) -> int:
+        """Read into one array, of any size, from any offset, and wait for it. See `pwrite`.
+
+        Returns
+        -------
+        int
+            Bytes read: fewer than ``array.nbytes`` where the file ends before, 0 where it does not reach `offset`.
+        """
+        return self._now(False, array, offset)
+
     def write_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
         """Write many arrays, each to its own place in the file, as one operation.
 
@@ -306,6 +338,53 @@ class File(Handle):
         ticket = lib.gio_submit_one(self._native, direction, memory, len(memory), offset, key)
         del memory  # the operation has it, and lets go of it if it has not been taken
         return self._submitted(operation, ticket)
+
+    def _now(self, writes: bool, array: Array, offset: int) -> int:
+        array = checked(array)
+        nbytes = array.nbytes
+        offset = self._checked_range(writes, offset, nbytes)
+        if not writes:
+            checked_targets(array.flags.writeable)
+        memory = memory_of(array)
+        self._keep_registered(array, nbytes)
+        queue = self._queue
+        key = next(queue._keys)
+        direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
+        room = queue._room()
+        rows, told = room.rows, room.first
+        told.ticket = 0
+        try:
+            code = lib.gio_transfer(self._native, direction, memory, len(memory), offset, key, SLICE_NS, rows)
+            while code == lib.GIO_E_TIMEOUT or code == lib.GIO_E_INTERRUPTED:
+                code = lib.gio_operation_wait(queue._native, told.ticket, SLICE_NS, rows)
+                if code == 0:
+                    lib.gio_queue_release(queue._native, rows, 1)
+        except BaseException:
+            self._leave_running(key, told, Operation(self, queue, key, writes, offset, nbytes, memory))
+            raise
+        if code == 0 and told.code == 0:
+            transferred = int(told.transferred)
+            queue._rooms.append(room)
+            return transferred
+        operation = Operation(self, queue, key, writes, offset, nbytes, None)
+        if code:
+            self._check_open()  # closed by another thread just now
+            raise error(code, operation._doing(), self.name)
+        operation._outcome = (told.code, told.transferred, told.in_place)
+        raise operation._exception()
+
+    def _leave_running(self, key: int, told: Any, operation: Operation) -> None:
+        """Make an operation like any other of a transfer, if it has begun, so that its memory is held until it ends."""
+        while True:
+            try:
+                operation._ticket = told.ticket
+                if operation._ticket:
+                    self._queue._inflight[key] = operation
+                    if lib.gio_operation_give(self._queue._native, operation._ticket):
+                        self._queue._inflight.pop(key, None)  # it had finished, and nobody will tell of it
+                return
+            except BaseException:  # once more: nothing may be let go of under the kernel
+                continue
 
     def _many(self, writes: bool, arrays: Iterable[Array] | Segments, offset: int, copy: bool | None) -> Operation:
         staging = _STAGING.get(copy)
