@@ -231,6 +231,12 @@ int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, u
  * are those of the segments in their order. */
 int64_t gio_submit_batch(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
                          uint64_t count, uint64_t key);
+/* gio_submit_one and the wait for it at once, with one system call for both where the backend can. 0: `outcome` tells, and
+ * nothing is left to be released. TIMEOUT, INTERRUPTED: the transfer goes on, under the ticket in `outcome`, and
+ * gio_operation_wait goes on waiting; nobody else is told. gio_operation_give makes of it one that everybody is told. */
+int32_t gio_transfer(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
+                     uint64_t key, int64_t timeout_ns, gio_outcome *outcome);
+int32_t gio_operation_give(gio_queue *queue, uint64_t ticket);
 /* Waits for one operation and tells its outcome, which stays until it is released. */
 int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns, gio_outcome *outcome);
 /* Waits until any of the tickets is finished or GONE; `*index` says which. */

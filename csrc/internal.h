@@ -77,6 +77,7 @@ typedef struct gio_operation {
     uint8_t cancelling;
     uint8_t anonymous;     /* the memory is no mapped file's, so that its pages are there */
     uint8_t through_cache; /* all of it goes to the buffered handle, which has a lock on it. Windows */
+    uint8_t is_private;    /* only who has the ticket is told: it is on no list when it has finished */
 } gio_operation;
 
 enum { GIO_INDEX_BITS = 24, GIO_OPERATIONS_PER_BLOCK = 64 };
@@ -323,6 +324,11 @@ void gio_list_remove(gio_operation_list *list, gio_operation *operation);
 gio_operation *gio_operation_find(gio_queue *queue, uint64_t ticket);
 void gio_operation_tell(const gio_operation *operation, gio_outcome *outcome);
 void gio_operation_release(gio_queue *queue, gio_operation *operation);
+/* A description of one on one array. */
+gio_operation gio_operation_on(gio_file *file, int32_t direction, const gio_segment *memory, uint64_t offset,
+                               uint64_t key);
+/* A ticket, with the lock held and nothing handed over yet; or a negative code, without the lock. */
+int64_t gio_operation_begin(gio_operation *wanted);
 
 void gio_requests_append(gio_request_list *list, gio_request *request);
 gio_request *gio_requests_take(gio_request_list *list);                     /* the first, or NULL */

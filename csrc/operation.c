@@ -126,7 +126,8 @@ void gio_operation_tell(const gio_operation *operation, gio_outcome *outcome)
 
 void gio_operation_release(gio_queue *queue, gio_operation *operation)
 {
-    gio_list_remove(&queue->finished, operation);
+    if (!operation->is_private)
+        gio_list_remove(&queue->finished, operation);
     operation->state = GIO_FREE;
     gio_list_append(&queue->free_operations, operation);
 }
@@ -159,7 +160,8 @@ static void finish_if_done(gio_queue *queue, gio_operation *operation)
     *(operation->direction == GIO_WRITE ? &queue->stats.bytes_written : &queue->stats.bytes_read) +=
         operation->intact;
     operation->state = GIO_FINISHED;
-    gio_list_append(&queue->finished, operation);
+    if (!operation->is_private)
+        gio_list_append(&queue->finished, operation);
     file->operations--;
     queue->live--;
     gio_queue_operation_finished(queue);
@@ -833,7 +835,7 @@ static gio_operation *make_operation(gio_queue *queue, const gio_operation *want
     return operation;
 }
 
-static int64_t submit(gio_operation *wanted)
+int64_t gio_operation_begin(gio_operation *wanted)
 {
     gio_queue *queue = wanted->file->queue;
     int32_t code = gio_queue_usable(queue);
@@ -860,6 +862,16 @@ static int64_t submit(gio_operation *wanted)
         stop_planning(queue, operation);
     finish_if_done(queue, operation);
     gio_queue_prepare(queue);
+    return ticket;
+}
+
+static int64_t submit(gio_operation *wanted)
+{
+    gio_queue *queue = wanted->file->queue;
+    int64_t ticket = gio_operation_begin(wanted);
+
+    if (ticket < 0)
+        return ticket;
     if (!may_submit_later(queue) && gio_queue_hand_over(queue))
         gio_queue_advance(queue);
     gio_queue_call_attention(queue);
@@ -880,6 +892,16 @@ static gio_operation describe(gio_file *file, int32_t direction, const gio_segme
     wanted.segment_count = count;
     wanted.staging = staging;
     wanted.key = key;
+    return wanted;
+}
+
+gio_operation gio_operation_on(gio_file *file, int32_t direction, const gio_segment *memory, uint64_t offset,
+                               uint64_t key)
+{
+    gio_operation wanted = describe(file, direction, memory, 1, GIO_STAGE_RAGGED, key);
+
+    wanted.offset = offset;
+    wanted.length = memory->length;
     return wanted;
 }
 
@@ -916,11 +938,25 @@ int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, u
                        uint64_t key)
 {
     gio_segment segment = {(uint64_t)(uintptr_t)address, nbytes};
-    gio_operation wanted = describe(file, direction, &segment, 1, GIO_STAGE_RAGGED, key);
+    gio_operation wanted = gio_operation_on(file, direction, &segment, offset, key);
 
-    wanted.offset = offset;
-    wanted.length = nbytes;
     return submit(&wanted);
+}
+
+int32_t gio_operation_give(gio_queue *queue, uint64_t ticket)
+{
+    int32_t code = gio_queue_usable(queue);
+    if (code)
+        return code;
+    gio_mutex_lock(&queue->mutex);
+    gio_operation *operation = gio_operation_find(queue, ticket);
+    if (operation && operation->is_private) {
+        operation->is_private = 0;
+        if (operation->state == GIO_FINISHED)
+            gio_list_append(&queue->finished, operation);
+    }
+    gio_mutex_unlock(&queue->mutex);
+    return operation ? 0 : GIO_E_GONE;
 }
 
 int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket)

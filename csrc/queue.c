@@ -318,6 +318,29 @@ int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns
     return code;
 }
 
+int32_t gio_transfer(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
+                     uint64_t key, int64_t timeout_ns, gio_outcome *outcome)
+{
+    gio_queue *queue = file->queue;
+    gio_segment memory = {(uint64_t)(uintptr_t)address, nbytes};
+    gio_operation wanted = gio_operation_on(file, direction, &memory, offset, key);
+
+    wanted.is_private = 1;
+    outcome->ticket = 0;
+    int64_t begun = gio_operation_begin(&wanted);
+    if (begun < 0)
+        return (int32_t)-begun;
+    uint64_t ticket = outcome->ticket = (uint64_t)begun;
+    int32_t code = wait_until(queue, operation_over, &ticket, timeout_ns);
+    gio_operation *operation = gio_operation_find(queue, ticket);
+    if (code == 0) {
+        gio_operation_tell(operation, outcome);
+        gio_operation_release(queue, operation);
+    }
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
 int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64_t count, int64_t timeout_ns,
                                uint64_t *index)
 {

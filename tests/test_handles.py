@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gatherio as gio
@@ -94,3 +95,30 @@ def test_get_hands_out_in_the_order_of_finishing(disk_dir: Path) -> None:
         while len(found) < 1000:
             found += q.get(max=7)
         assert found == operations
+
+
+def test_an_operation_tells_what_it_is(disk_dir: Path) -> None:
+    tags = [object(), "frame 7", None, 5, (1, 2), ["mutable"]]
+    page = gio.zeros(4096, "u1")
+    with gio.CompletionQueue() as q, gio.open(disk_dir / "file", "w+", queue=q) as f:
+        operations = [
+            f.write_gather([page, page], 4096, tag=tags[0]),
+            f.write_at(page[:5], 7, tag=tags[1]),
+            f.write_many([page, page[:10]], [100, 5], tag=tags[2]),
+        ]
+        gio.wait(operations)
+        operations += [
+            f.read_scatter([page], 0, tag=tags[3]),
+            f.read_at(gio.empty(5, "u1"), 7, tag=tags[4]),
+            f.read_many([gio.empty(3, "u1")], [9], tag=tags[5]),
+        ]
+        gio.wait(operations)
+        assert [operation.tag for operation in operations] == tags
+        assert all(operation.file is f for operation in operations)
+        assert [operation.nbytes for operation in operations] == [8192, 5, 4106, 4096, 5, 3]
+        assert [np.asarray(operation.offset).tolist() for operation in operations] == [4096, 7, [100, 5], 0, 7, [9]]
+        for name in ("file", "offset", "nbytes"):
+            with pytest.raises(AttributeError):
+                setattr(operations[0], name, None)
+        operations[0].tag = "another"
+        assert operations[0].tag == "another"

@@ -147,7 +147,9 @@ class File(Handle):
 
     # -- transfers ------------------------------------------------------------------------------------------
 
-    def write_gather(self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False) -> Operation:
+    def write_gather(
+        self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False, tag: object = None
+    ) -> Operation:
         """Write many arrays, one behind the other, to one contiguous range of the file.
 
         Parameters
@@ -162,6 +164,8 @@ class File(Handle):
             buffers, and the rest is not, unless settings stored for the device say that separate pages are to be
             (`tuning`, which `reason` tells). True: everything is copied, 2 MiB at a time, which on some disks is
             the faster way for many separate pages, and costs CPU time.
+        tag : object
+            Whatever is to be found in `Operation.tag`.
 
         Returns
         -------
@@ -197,17 +201,19 @@ class File(Handle):
         own that is no whole pages has to be brought to the disk through the page cache, which takes 0.1 to 0.5 ms;
         those that are in flight together and touch share that.
         """
-        return self._many(True, arrays, offset, copy)
+        return self._many(True, arrays, offset, copy, tag)
 
-    def read_scatter(self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False) -> Operation:
+    def read_scatter(
+        self, arrays: Iterable[Array] | Segments, offset: int, *, copy: bool | None = False, tag: object = None
+    ) -> Operation:
         """Read one contiguous range of the file into many arrays, one behind the other.
 
         As `write_gather` otherwise. The arrays must be writeable, and no byte may be in them twice. A read that
         crosses the end of the file has the short count as its result; what is in the arrays beyond it is unspecified.
         """
-        return self._many(False, arrays, offset, copy)
+        return self._many(False, arrays, offset, copy, tag)
 
-    def write_at(self, array: Array, offset: int) -> Operation:
+    def write_at(self, array: Array, offset: int, *, tag: object = None) -> Operation:
         """Write one array, of any size, to any offset.
 
         What is aligned goes from where it stands; the rest is copied through page-aligned buffers, and blocks that
@@ -220,6 +226,8 @@ class File(Handle):
             C-contiguous. Leave it unchanged until the operation has finished.
         offset : int
             Bytes from the start of the file.
+        tag : object
+            Whatever is to be found in `Operation.tag`.
 
         Returns
         -------
@@ -228,20 +236,56 @@ class File(Handle):
             cut shorter, as with write(2). In a sandbox that refuses process_vm_readv(2) such memory, where it has to be
             copied, ends the process (SIGBUS), as it does when a program touches it.
         """
-        return self._one(True, array, offset)
+        return self._one(True, array, offset, tag)
 
-    def read_at(self, array: Array, offset: int) -> Operation:
+    def read_at(self, array: Array, offset: int, *, tag: object = None) -> Operation:
         """Read into one array, of any size, from any offset. See `write_at` and `read_scatter`."""
-        return self._one(False, array, offset)
+        return self._one(False, array, offset, tag)
 
-    def write_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+    def pwrite(self, array: Array, offset: int) -> int:
+        """Write one array, of any size, to any offset, and wait for it: ``write_at(array, offset).result()``.
+
+        For who has nothing else to do meanwhile: it costs one system call, and no `Operation` is made.
+
+        Returns
+        -------
+        int
+            ``array.nbytes``.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError
+            As `write_at` and `Operation.result`.
+
+        Notes
+        -----
+        KeyboardInterrupt, or what another signal handler raises, leaves the transfer running and the array safe. If it
+        fails then, `close` tells.
+        """
+        return self._now(True, array, offset)
+
+    def pread(self, array: Array, offset: int) -> int:
+        """Read into one array, of any size, from any offset, and wait for it. See `pwrite`.
+
+        Returns
+        -------
+        int
+            Bytes read: fewer than ``array.nbytes`` where the file ends before, 0 where it does not reach `offset`.
+        """
+        return self._now(False, array, offset)
+
+    def write_many(
+        self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike, *, tag: object = None
+    ) -> Operation:
         """Write many arrays, each to its own place in the file, as one operation.
 
         As `read_many` otherwise. Places that overlap end up mixed.
         """
-        return self._batch(True, arrays, offsets)
+        return self._batch(True, arrays, offsets, tag)
 
-    def read_many(self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+    def read_many(
+        self, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike, *, tag: object = None
+    ) -> Operation:
         """Read into many arrays, each from its own place in the file, as one operation.
 
         Thousands of small random transfers so cost Python the time of one: they are submitted together, carried out in
@@ -253,6 +297,8 @@ class File(Handle):
             C-contiguous, of any sizes. Of a single array its rows, along the first axis.
         offsets : array_like of int, 1-d
             Bytes from the start of the file, one for each array; of any alignment.
+        tag : object
+            Whatever is to be found in `Operation.tag`.
 
         Returns
         -------
@@ -265,9 +311,11 @@ class File(Handle):
         ValueError
             Not as many offsets as arrays, an offset out of range, or a place in memory given twice.
         """
-        return self._batch(False, arrays, offsets)
+        return self._batch(False, arrays, offsets, tag)
 
-    def _batch(self, writes: bool, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike) -> Operation:
+    def _batch(
+        self, writes: bool, arrays: Array | Iterable[Array] | Segments, offsets: npt.ArrayLike, tag: object
+    ) -> Operation:
         segments = _segments_of(arrays)
         try:
             places = checked_offsets(offsets, len(segments))
@@ -281,9 +329,8 @@ class File(Handle):
         self._keep_registered(segments._base, segments._nbytes)
         queue = self._queue
         key = next(queue._keys)
-        where = f"{places[0] if places.size else 0} and {max(0, places.size - 1)} others"
         direction = writes | self._memory_of(segments) if segments._nbytes >= _LOOK_BYTES else writes
-        operation = Operation(self, queue, key, writes, where, segments._nbytes, (segments, places))
+        operation = Operation(self, queue, key, writes, places, segments._nbytes, (segments, places), tag)
         queue._inflight[key] = operation
         ticket = lib.gio_submit_batch(
             self._native, direction, segments._native, ffi.from_buffer("uint64_t[]", places), len(segments), key
@@ -291,7 +338,7 @@ class File(Handle):
         del segments  # the operation has them, and lets go of them if it has not been taken
         return self._submitted(operation, ticket)
 
-    def _one(self, writes: bool, array: Array, offset: int) -> Operation:
+    def _one(self, writes: bool, array: Array, offset: int, tag: object) -> Operation:
         array = checked(array)
         nbytes = array.nbytes
         offset = self._checked_range(writes, offset, nbytes)
@@ -302,13 +349,62 @@ class File(Handle):
         queue = self._queue
         key = next(queue._keys)
         direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
-        operation = Operation(self, queue, key, writes, offset, nbytes, memory)
+        operation = Operation(self, queue, key, writes, offset, nbytes, memory, tag)
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
         ticket = lib.gio_submit_one(self._native, direction, memory, len(memory), offset, key)
         del memory  # the operation has it, and lets go of it if it has not been taken
         return self._submitted(operation, ticket)
 
-    def _many(self, writes: bool, arrays: Iterable[Array] | Segments, offset: int, copy: bool | None) -> Operation:
+    def _now(self, writes: bool, array: Array, offset: int) -> int:
+        array = checked(array)
+        nbytes = array.nbytes
+        offset = self._checked_range(writes, offset, nbytes)
+        if not writes:
+            checked_targets(array.flags.writeable)
+        memory = memory_of(array)
+        self._keep_registered(array, nbytes)
+        queue = self._queue
+        key = next(queue._keys)
+        direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
+        room = queue._room()
+        rows, told = room.rows, room.first
+        told.ticket = 0
+        try:
+            code = lib.gio_transfer(self._native, direction, memory, len(memory), offset, key, SLICE_NS, rows)
+            while code == lib.GIO_E_TIMEOUT or code == lib.GIO_E_INTERRUPTED:
+                code = lib.gio_operation_wait(queue._native, told.ticket, SLICE_NS, rows)
+                if code == 0:
+                    lib.gio_queue_release(queue._native, rows, 1)
+        except BaseException:
+            self._leave_running(key, told, Operation(self, queue, key, writes, offset, nbytes, memory))
+            raise
+        if code == 0 and told.code == 0:
+            transferred = int(told.transferred)
+            queue._rooms.append(room)
+            return transferred
+        operation = Operation(self, queue, key, writes, offset, nbytes, None)
+        if code:
+            self._check_open()  # closed by another thread just now
+            raise error(code, operation._doing(), self.name)
+        operation._outcome = (told.code, told.transferred, told.in_place)
+        raise operation._exception()
+
+    def _leave_running(self, key: int, told: Any, operation: Operation) -> None:
+        """Make an operation like any other of a transfer, if it has begun, so that its memory is held until it ends."""
+        while True:
+            try:
+                operation._ticket = told.ticket
+                if operation._ticket:
+                    self._queue._inflight[key] = operation
+                    if lib.gio_operation_give(self._queue._native, operation._ticket):
+                        self._queue._inflight.pop(key, None)  # it had finished, and nobody will tell of it
+                return
+            except BaseException:  # once more: nothing may be let go of under the kernel
+                continue
+
+    def _many(
+        self, writes: bool, arrays: Iterable[Array] | Segments, offset: int, copy: bool | None, tag: object
+    ) -> Operation:
         staging = _STAGING.get(copy)
         if staging is None:
             raise ValueError(f"copy is False, None or True, not {copy!r}")
@@ -332,7 +428,7 @@ class File(Handle):
         pinned = None if kept else self._pinned(segments)
         looks = staging != lib.GIO_STAGE_NOTHING and segments._nbytes >= _LOOK_BYTES
         direction = writes | self._memory_of(segments) if looks else writes
-        operation = Operation(self, queue, key, writes, offset, segments._nbytes, (segments, pinned))
+        operation = Operation(self, queue, key, writes, offset, segments._nbytes, (segments, pinned), tag)
         queue._inflight[key] = operation
         ticket = lib.gio_submit(self._native, direction, segments._native, len(segments), offset, staging, key)
         del segments, pinned  # as above
@@ -377,7 +473,7 @@ class File(Handle):
             self._check_open()  # closed by another thread just now
             raise error(-ticket, operation._doing(), self.name)
         operation._ticket = ticket
-        queue._sweep(operation._length)
+        queue._sweep(operation._nbytes)
         return operation
 
     def _checked_range(self, writes: bool, offset: int, nbytes: int) -> int:

@@ -17,6 +17,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ._handle import Handle
 from ._native import ClosedAtExitError, check, deadline_ns, error, ffi, is_over, lib, slice_ns
@@ -33,20 +34,32 @@ _LOG: Final = logging.getLogger("gatherio")
 
 
 class Operation(Handle):
-    """A read or write that has been submitted. Made by the methods of `File`, never directly."""
+    """A read or write that has been submitted. Made by the methods of `File`, never directly.
+
+    Attributes
+    ----------
+    file : File
+    offset : int or ndarray of uint64
+        Bytes from the start of the file; of `File.read_many` and `File.write_many` one for each array.
+    nbytes : int
+        Bytes that it is to move.
+    tag : object
+        What was given to the call that submitted it.
+    """
 
     __slots__ = (
         "__weakref__",
         "_buffers",
         "_file",
         "_key",
-        "_length",
+        "_nbytes",
         "_offset",
         "_outcome",
         "_queue",
         "_ticket",
         "_watchers",
         "_writes",
+        "tag",
     )
 
     _instead = "wait for it in the process that has submitted it"
@@ -60,20 +73,34 @@ class Operation(Handle):
         queue: CompletionQueue,
         key: int,
         writes: bool,
-        offset: int | str,
-        length: int,
+        offset: int | npt.NDArray[np.uint64],
+        nbytes: int,
         buffers: object,
+        tag: object = None,
     ) -> None:
         self._file = file
         self._queue = queue
         self._key = key
         self._writes = writes
         self._offset = offset
-        self._length = length
+        self._nbytes = nbytes
         self._buffers = buffers
+        self.tag = tag
         self._ticket = 0
         self._outcome = None
         self._watchers = None
+
+    @property
+    def file(self) -> File:
+        return self._file
+
+    @property
+    def offset(self) -> int | npt.NDArray[np.uint64]:
+        return self._offset
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
 
     # -- what the queue tells ---------------------------------------------------------------------------
 
@@ -199,7 +226,11 @@ class Operation(Handle):
         return failure
 
     def _doing(self) -> str:
-        return f"{'write' if self._writes else 'read'} of {self._length} bytes at offset {self._offset}"
+        if isinstance(self._offset, int):
+            where = str(self._offset)
+        else:
+            where = f"{self._offset[0] if self._offset.size else 0} and {max(0, self._offset.size - 1)} others"
+        return f"{'write' if self._writes else 'read'} of {self._nbytes} bytes at offset {where}"
 
     def _exception(self) -> BaseException:
         """The exception for the outcome; from here on somebody has been told."""

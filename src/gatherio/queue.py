@@ -147,10 +147,11 @@ def _open_native(backend: str | None, depth: int, request_size: int) -> tuple[An
 class _Room:
     """Memory that the core writes outcomes into, and a view to read them by."""
 
-    __slots__ = ("count", "rows", "view")
+    __slots__ = ("count", "first", "rows", "view")
 
     def __init__(self) -> None:
         self.rows = ffi.new("gio_outcome[]", _BATCH)
+        self.first = self.rows[0]
         self.count = ffi.new("uint32_t *")
         self.view = memoryview(ffi.buffer(self.rows))
 
