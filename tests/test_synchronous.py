@@ -229,3 +229,34 @@ def test_one_system_call(disk_dir: Path, tmp_path: Path) -> None:
     others = ("io_uring_enter", "futex", "close", "newfstatat", "fstat", "ioctl", "lseek")  # of the markers and the GIL
     rest = [line for line in made if not line.startswith(others)]
     assert not rest, rest
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_failure_that_an_exception_hides_is_told_by_close(
+    disk_dir: Path, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    """A signal handler that raises right behind the call, which has ended."""
+    path = disk_dir / "file"
+    path.write_bytes(bytes(4 * PAGE))
+
+    class Struck:
+        def __getattr__(self, name: str) -> object:
+            found = getattr(lib, name)
+            return found if name != "gio_transfer" else lambda *arguments: strike(found(*arguments))
+
+    def strike(code: int) -> None:
+        assert code == 0
+        raise Interrupted
+
+    with gio.CompletionQueue(backend="sync") as q:
+        f = gio.open(path, "r+", queue=q)
+        lib.gio_queue_fault(q._native, lib.GIO_FAULT_FAIL, 0, 1, errno.EIO)
+        with monkeypatch.context() as patched:
+            patched.setattr("gatherio.file.lib", Struck())
+            with pytest.raises(Interrupted):
+                (f.pwrite if writes else f.pread)(gio.zeros(PAGE, "u1"), 0)
+        assert not q._inflight
+        if writes:
+            with pytest.raises(OSError, match="4096 bytes at offset 0"):
+                f.close()
+        f.close()

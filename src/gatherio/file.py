@@ -397,7 +397,8 @@ class File(Handle):
                 if operation._ticket:
                     self._queue._inflight[key] = operation
                     if lib.gio_operation_give(self._queue._native, operation._ticket):
-                        self._queue._inflight.pop(key, None)  # it had finished, and nobody will tell of it
+                        self._queue._inflight.pop(key, None)  # it had finished, and `told` is all that is left of it
+                        operation._finish(told.code, told.transferred, told.in_place)
                 return
             except BaseException:  # once more: nothing may be let go of under the kernel
                 continue
