@@ -41,6 +41,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -217,11 +218,20 @@ static gio_request *request_of(const gio_queue *queue, uint64_t tag)
 
 /* ---- io_uring_enter -------------------------------------------------------------------------------------- */
 
-/* Which refusals are for now: no memory for a request, completions that have to be fetched first, a signal, the time. The
- * entries then stay where they are, for the next call. Refusals of a single entry arrive as its completion. */
+/* Between two tries where nobody tells when the next one is worth it. */
+static const int64_t NAP_NS = 1000 * 1000;
+
+/* No memory for a request, or for what the kernel notes of a thread; completions that have to be fetched first. */
+static int is_shortage(int result)
+{
+    return result == -EAGAIN || result == -ENOMEM || result == -EBUSY;
+}
+
+/* Which refusals are for now. The entries then stay where they are, for the next call. Refusals of a single entry arrive as
+ * its completion. */
 static int is_for_now(int result)
 {
-    return result >= 0 || result == -EAGAIN || result == -EBUSY || result == -EINTR || result == -ETIME;
+    return result >= 0 || is_shortage(result) || result == -EINTR || result == -ETIME;
 }
 
 /* Nobody is inside io_uring_enter: the kernel looks at none of the entries, and never will. */
@@ -385,15 +395,21 @@ static void uring_reap(gio_queue *queue)
     __atomic_store_n(ring->completion_head, head, __ATOMIC_RELEASE);
 }
 
+static void nap(gio_queue *queue, int64_t timeout_ns)
+{
+    gio_condition_wait(&queue->changed, &queue->mutex,
+                       gio_deadline_ns(timeout_ns < 0 || timeout_ns > NAP_NS ? NAP_NS : timeout_ns));
+}
+
 /* Nobody tells of completions any more: those that the kernel still owes have to be looked for. */
 static int32_t sleep_beside_broken(gio_queue *queue, int64_t timeout_ns)
 {
-    static const int64_t NAP_NS = 1000 * 1000;
     const ring *ring = queue->backend_state;
 
-    if (ring->outstanding != 0 && (timeout_ns < 0 || timeout_ns > NAP_NS))
-        timeout_ns = NAP_NS;
-    gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(timeout_ns));
+    if (ring->outstanding != 0)
+        nap(queue, timeout_ns);
+    else
+        gio_condition_wait(&queue->changed, &queue->mutex, gio_deadline_ns(timeout_ns));
     return 0;
 }
 
@@ -407,6 +423,8 @@ static int32_t uring_sleep(gio_queue *queue, int64_t timeout_ns)
         return sleep_beside_broken(queue, timeout_ns);
     /* If another thread hands over some of these first, the kernel finds fewer, and comes back without waiting. */
     int result = enter_unlocked(queue, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, &argument, sizeof argument);
+    if (is_shortage(result)) /* else it would be tried without a pause */
+        nap(queue, timeout_ns);
     if (result == -EINTR)
         return GIO_E_INTERRUPTED;
     return result == -ETIME ? GIO_E_TIMEOUT : 0;
@@ -523,7 +541,6 @@ static void fill_anew(gio_queue *queue)
 static void hand_over_all(gio_queue *queue)
 {
     ring *ring = queue->backend_state;
-    static const int64_t NAP_NS = 1000 * 1000;
     uint32_t end = ring->tail;
 
     for (uint32_t before = UINT32_MAX, left; (left = end - (ring->tail - unsubmitted(ring))) - 1 < INT32_MAX;) {
@@ -634,18 +651,23 @@ static int32_t map_ring(ring *ring, const struct ring_parameters *parameters)
     return 0;
 }
 
-/* A sandbox may allow the set-up and forbid the rest: send one entry through and wait for it. */
+/* A sandbox may allow the set-up and forbid the rest: send one entry through and wait for it. A moment's shortage is no
+ * reason to do without io_uring from then on. */
 static int32_t try_nop(gio_queue *queue)
 {
+    enum { TRIES = 100 };
     ring *ring = queue->backend_state;
     struct submission_entry *entry = new_entry(queue, 0);
+    int result = -EAGAIN;
+
     entry->opcode = OP_NOP;
     entry->user_data = NO_REQUEST;
     publish(ring);
-    int result;
-    do
+    for (int i = 0; i < TRIES && (is_shortage(result) || result == -EINTR); i++) {
+        if (i != 0 && is_shortage(result))
+            poll(NULL, 0, (int)(NAP_NS / 1000000));
         result = enter(ring, unsubmitted(ring), 1, ENTER_GETEVENTS, NULL, 0);
-    while (result == -EINTR);
+    }
     if (result < 0)
         return -result;
     ring->claimed = ring->tail;

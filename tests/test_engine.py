@@ -703,3 +703,42 @@ def test_memory_that_is_being_kept_while_the_process_forks(disk_dir: Path, tmp_p
         under=shim(tmp_path, PATIENCE),
         timeout=60,
     )
+
+
+# --- a shortage ---
+
+SHORT = """
+    import os, sys, gatherio as gio
+    with gio.CompletionQueue(backend="uring") as q, gio.open(sys.argv[1], "w+", queue=q) as f:
+        array = gio.zeros(4096, "u1")
+        operation = f.write_at(array, 0)
+        while sys.argv[2] == "for good":  # which counts for each thread
+            try:
+                operation.result(0.5)
+                operation = f.write_at(array, 0)
+            except gio.TimeoutError:
+                print("no spinning", flush=True)
+                os._exit(3)
+        assert operation.result(20) == 4096
+        assert f.read_at(array, 0).result(20) == 4096
+        assert f.pread(array, 0) == 4096
+"""
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EBUSY", "ENOMEM", "EINTR"])
+@pytest.mark.parametrize("when", ["1", "2", "3", "1+2", "2+2", "1..5"])
+def test_a_moment_without_memory_changes_nothing(disk_dir: Path, tmp_path: Path, error: str, when: str) -> None:
+    inject = strace(
+        tmp_path / "log", "-e", "trace=io_uring_enter", "-e", f"inject=io_uring_enter:error={error}:when={when}"
+    )
+    run_python(SHORT, disk_dir / "file", "for a moment", under=inject, timeout=60)
+    assert "(INJECTED)" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "EBUSY", "ENOMEM"])
+def test_who_waits_for_memory_does_not_spin(disk_dir: Path, tmp_path: Path, error: str) -> None:
+    inject = strace(
+        tmp_path / "log", "-e", "trace=io_uring_enter", "-e", f"inject=io_uring_enter:error={error}:when=2+"
+    )
+    assert "no spinning" in run_python(SHORT, disk_dir / "file", "for good", under=inject, timeout=60, code=3)
+    assert 5 < (tmp_path / "log").read_text().count("(INJECTED)") < 2000
