@@ -29,7 +29,7 @@ def handle_count() -> int:
 
 def comes_down(count: Callable[[], int], limit: int) -> bool:
     """Whether it does so within seconds: on Windows a thread that has ended takes a moment to be gone."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while count() > limit and time.monotonic() < deadline:
         time.sleep(0.01)
     return count() <= limit
