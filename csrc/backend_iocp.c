@@ -47,6 +47,18 @@ static gio_overlapped_call *call_of(const gio_queue *queue, const gio_request *r
 
 /* ---- making calls --------------------------------------------------------------------------------------- */
 
+/* Whether it was refused. The lock is let go of meanwhile, and once the call is accepted its packet may be settled, and the
+ * request be another's, before we are back. */
+static int make_call(gio_queue *queue, gio_request *request)
+{
+    gio_mutex_unlock(&queue->mutex);
+    DWORD error = gio_overlapped_issue(call_of(queue, request), request);
+    gio_mutex_lock(&queue->mutex);
+    if (error)
+        gio_request_returned(queue, request, gio_overlapped_failure(request, error));
+    return error != 0;
+}
+
 static void *issuer(void *argument)
 {
     port *port = argument;
@@ -61,14 +73,8 @@ static void *issuer(void *argument)
             gio_condition_wait(&port->work, &queue->mutex, -1);
             continue;
         }
-        gio_mutex_unlock(&queue->mutex);
-        /* Once the call is accepted its packet may be settled, and the request be another's, before we are back. */
-        DWORD error = gio_overlapped_issue(call_of(queue, request), request);
-        gio_mutex_lock(&queue->mutex);
-        if (error) {
-            gio_request_returned(queue, request, gio_overlapped_failure(request, error));
+        if (make_call(queue, request))
             gio_queue_advance(queue);
-        }
     }
     gio_mutex_unlock(&queue->mutex);
     return NULL;
@@ -130,16 +136,8 @@ static int iocp_submit(gio_queue *queue)
     gio_request *request;
     int refused = 0;
 
-    while ((request = gio_requests_take(&port->started)) != NULL) {
-        gio_mutex_unlock(&queue->mutex);
-        /* Once the call is accepted its packet may be settled, and the request be another's, before we are back. */
-        DWORD error = gio_overlapped_issue(call_of(queue, request), request);
-        gio_mutex_lock(&queue->mutex);
-        if (error) {
-            gio_request_returned(queue, request, gio_overlapped_failure(request, error));
-            refused = 1;
-        }
-    }
+    while ((request = gio_requests_take(&port->started)) != NULL)
+        refused |= make_call(queue, request);
     post_wake(queue);
     return refused;
 }
