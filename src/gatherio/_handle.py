@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NoReturn, SupportsIndex, TypeVar
+from typing import NoReturn, SupportsIndex, TypeVar
 
 Member = TypeVar("Member")
 
@@ -29,18 +29,9 @@ class Handle:
 
 
 def members(weak: Iterable[Member]) -> list[Member]:
-    """The members of a weak set (or the like) to which other threads may be adding."""
+    """The members of a weak set, or the keys of a weak dictionary, to which other threads may be adding."""
     while True:
         try:
             return list(weak)
         except RuntimeError:  # changed size during iteration
-            continue
-
-
-def values(weak: Any) -> list[Any]:
-    """The values of a weak dictionary, likewise."""
-    while True:
-        try:
-            return list(weak.values())
-        except RuntimeError:
             continue

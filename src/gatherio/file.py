@@ -338,7 +338,8 @@ class File(Handle):
         del segments  # the operation has them, and lets go of them if it has not been taken
         return self._submitted(operation, ticket)
 
-    def _one(self, writes: bool, array: Array, offset: int, tag: object) -> Operation:
+    def _memory_for(self, writes: bool, array: Array, offset: int) -> tuple[Any, int, int]:
+        """What the core is given for one array, checked: its memory, the place in the file, and the direction."""
         array = checked(array)
         nbytes = array.nbytes
         offset = self._checked_range(writes, offset, nbytes)
@@ -346,26 +347,23 @@ class File(Handle):
             checked_targets(array.flags.writeable)
         memory = memory_of(array)
         self._keep_registered(array, nbytes)
+        looks = nbytes >= _LOOK_BYTES and self.direct
+        return memory, offset, writes | _ANONYMOUS if looks and is_anonymous(array) else writes
+
+    def _one(self, writes: bool, array: Array, offset: int, tag: object) -> Operation:
+        memory, offset, direction = self._memory_for(writes, array, offset)
         queue = self._queue
         key = next(queue._keys)
-        direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
-        operation = Operation(self, queue, key, writes, offset, nbytes, memory, tag)
+        operation = Operation(self, queue, key, writes, offset, len(memory), memory, tag)
         queue._inflight[key] = operation  # before the kernel has it, so that no exception can part them
         ticket = lib.gio_submit_one(self._native, direction, memory, len(memory), offset, key)
         del memory  # the operation has it, and lets go of it if it has not been taken
         return self._submitted(operation, ticket)
 
     def _now(self, writes: bool, array: Array, offset: int) -> int:
-        array = checked(array)
-        nbytes = array.nbytes
-        offset = self._checked_range(writes, offset, nbytes)
-        if not writes:
-            checked_targets(array.flags.writeable)
-        memory = memory_of(array)
-        self._keep_registered(array, nbytes)
+        memory, offset, direction = self._memory_for(writes, array, offset)
         queue = self._queue
         key = next(queue._keys)
-        direction = writes | _ANONYMOUS if nbytes >= _LOOK_BYTES and self.direct and is_anonymous(array) else writes
         room = queue._room()
         rows, told = room.rows, room.first
         told.ticket = 0
@@ -376,13 +374,13 @@ class File(Handle):
                 if code == 0:
                     lib.gio_queue_release(queue._native, rows, 1)
         except BaseException:
-            self._leave_running(key, told, Operation(self, queue, key, writes, offset, nbytes, memory))
+            self._leave_running(key, told, Operation(self, queue, key, writes, offset, len(memory), memory))
             raise
         if code == 0 and told.code == 0:
             transferred = int(told.transferred)
             queue._rooms.append(room)
             return transferred
-        operation = Operation(self, queue, key, writes, offset, nbytes, None)
+        operation = Operation(self, queue, key, writes, offset, len(memory), None)
         if code:
             self._check_open()  # closed by another thread just now
             raise error(code, operation._doing(), self.name)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-from ._handle import Handle, members, values
+from ._handle import Handle, members
 from ._native import (
     SLICE_NS,
     begin_to_end,
@@ -518,8 +518,8 @@ class CompletionQueue(Handle):
             registration = reference()
             if registration is not None:
                 registration.close()  # it has ended: its memory need not stay
-        for bridge in values(self._bridges):
-            bridge.close()
+        for loop in members(self._bridges):
+            self._bridges[loop].close()
         check(code, "closing a completion queue")
 
     def __enter__(self) -> CompletionQueue:
