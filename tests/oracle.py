@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -263,6 +264,21 @@ def run_python(
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Exception ignored" not in done.stderr, done.stderr
     return done.stdout
+
+
+def put_there(kind: str, at: Path) -> None:
+    """Make something that is no regular file: a fifo, a socket, a folder, or (a link to) a device."""
+    if kind == "fifo":
+        os.mkfifo(at)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bind:
+            bind.bind(str(at))
+    elif kind == "folder":
+        at.mkdir()
+    elif kind == "device":
+        at.symlink_to("/dev/zero")
+    else:
+        raise ValueError(kind)
 
 
 def strace(log: Path, *options: str) -> list[str]:

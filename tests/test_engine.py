@@ -11,8 +11,8 @@ pytestmark = not_on_windows("it has no io_uring, no LD_PRELOAD and no seccomp")
 
 # --- no system call is made under a queue's lock ---
 
-# Calls of one kind wait in front of the system until the gate is opened.
-GATE = """
+# `before` sees each call that is made by its number.
+BEFORE_SYSCALL = """
     #include <dlfcn.h>
     #include <fcntl.h>
     #include <poll.h>
@@ -21,6 +21,28 @@ GATE = """
     #include <sys/syscall.h>
     #include <unistd.h>
 
+    static void before(long call, const long *arguments);
+
+    long syscall(long call, ...)
+    {
+        static long (*next)(long, ...);
+        va_list list;
+        long a[6];
+        va_start(list, call);
+        for (int i = 0; i < 6; i++)
+            a[i] = va_arg(list, long);
+        va_end(list);
+        if (next == NULL)
+            next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+        before(call, a);
+        return next(call, a[0], a[1], a[2], a[3], a[4], a[5]);
+    }
+"""
+
+# Calls of one kind wait in front of the system until the gate is opened.
+GATE = (
+    BEFORE_SYSCALL
+    + """
     static long closed_for = -1;
     static int arrived;
 
@@ -37,20 +59,7 @@ GATE = """
             poll(NULL, 0, 1);
     }
 
-    long syscall(long call, ...)
-    {
-        static long (*next)(long, ...);
-        va_list list;
-        long a[6];
-        va_start(list, call);
-        for (int i = 0; i < 6; i++)
-            a[i] = va_arg(list, long);
-        va_end(list);
-        if (next == NULL)
-            next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
-        pass(call);
-        return next(call, a[0], a[1], a[2], a[3], a[4], a[5]);
-    }
+    static void before(long call, const long *arguments) { pass(call); }
 
     static int control(const char *name, int fd, int command, void *argument)
     {
@@ -77,6 +86,7 @@ GATE = """
         return control("fcntl64", fd, command, argument);
     }
 """
+)
 
 BESIDE = """
     import ctypes, sys, threading
@@ -341,37 +351,24 @@ def test_a_registration_that_ends_while_the_kernel_takes_nothing(disk_dir: Path,
 # --- what is started is handed over ---
 
 # Writes at the offsets 0 and 4096 wait in front of the system, each until it is let through.
-TURNSTILE = """
-    #include <dlfcn.h>
-    #include <poll.h>
-    #include <stdarg.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
-
+TURNSTILE = (
+    BEFORE_SYSCALL
+    + """
     static int arrived[2], open_for[2];
 
     int turnstile_arrived(int which) { return __atomic_load_n(&arrived[which], __ATOMIC_SEQ_CST); }
     void turnstile_open(int which) { __atomic_store_n(&open_for[which], 1, __ATOMIC_SEQ_CST); }
 
-    long syscall(long call, ...)
+    static void before(long call, const long *arguments)
     {
-        static long (*next)(long, ...);
-        va_list list;
-        long a[6];
-        va_start(list, call);
-        for (int i = 0; i < 6; i++)
-            a[i] = va_arg(list, long);
-        va_end(list);
-        if (next == NULL)
-            next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
-        if (call == SYS_pwritev2 && (a[3] == 0 || a[3] == 4096)) {
-            __atomic_store_n(&arrived[a[3] != 0], 1, __ATOMIC_SEQ_CST);
-            while (!__atomic_load_n(&open_for[a[3] != 0], __ATOMIC_SEQ_CST))
+        if (call == SYS_pwritev2 && (arguments[3] == 0 || arguments[3] == 4096)) {
+            __atomic_store_n(&arrived[arguments[3] != 0], 1, __ATOMIC_SEQ_CST);
+            while (!__atomic_load_n(&open_for[arguments[3] != 0], __ATOMIC_SEQ_CST))
                 poll(NULL, 0, 1);
         }
-        return next(call, a[0], a[1], a[2], a[3], a[4], a[5]);
     }
 """
+)
 
 ABANDONED = """
     import ctypes, sys, threading, numpy as np, gatherio as gio

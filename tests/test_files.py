@@ -8,7 +8,6 @@ import errno
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from oracle import (
     pages,
     placed,
     press_ctrl_c,
+    put_there,
     require,
     run_python,
     shim,
@@ -166,17 +166,9 @@ def test_a_file_is_replaced_once_it_was_looked_at(
     """Nobody is waited for, and nothing is done to it."""
     path, planted = disk_dir / "replaced", disk_dir / "replaced.planted"
     monkeypatch.setenv("REPLACED", str(path))
-    if plant == "folder":
-        planted.mkdir()
-    else:
+    if plant != "folder":
         path.write_bytes(b"file")
-    if plant == "fifo":
-        os.mkfifo(planted)
-    elif plant == "socket":
-        with socket.socket(socket.AF_UNIX) as bind:
-            bind.bind(str(planted))
-    elif plant == "device":
-        planted.symlink_to("/dev/zero")
+    put_there(plant, planted)
     told = run_python(OPENING, path, mode, under=shim(tmp_path, PLANTING + AFTER_A_LOOK), timeout=30)
     number, named = told.split()
     assert int(number) in {"folder": [errno.EISDIR], "device": [errno.ESPIPE]}.get(plant, [errno.ESPIPE, errno.ENXIO])

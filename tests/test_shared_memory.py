@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pickle
 import re
-import socket
 import stat
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from oracle import (
     assert_same_bytes,
     needs_root,
     not_on_windows,
+    put_there,
     run_python,
     shim,
     strace,
@@ -392,8 +392,7 @@ def test_the_right_file_is_made_as_long_as_it_was(name: str, path: Path) -> None
 def test_what_is_no_file_at_the_path_is_not_even_opened(name: str, path: Path, tmp_path: Path) -> None:
     """Opening alone rewinds a tape, starts a watchdog, and wakes who waits at a pipe."""
     os.mkfifo(path.with_name("fifo"))
-    with socket.socket(socket.AF_UNIX) as bind:
-        bind.bind(str(path.with_name("socket")))
+    put_there("socket", path.with_name("socket"))
     path.with_name("other").write_bytes(b"other")
     path.with_name("other-link").symlink_to("other")
     path.with_name("zero-link").symlink_to("/dev/zero")
@@ -461,17 +460,12 @@ def test_what_was_looked_at_is_replaced(name: str, disk_dir: Path, tmp_path: Pat
     """
     with gio.Mapping(path, name=name) as m:
         say(m, {SIZE: 100_000 if access == "r+" else 1})
-        if plant == "fifo":
-            os.mkfifo(planted)
-        elif plant == "link":
+        if plant == "link":
             planted.symlink_to(other)
-        elif plant == "socket":
-            with socket.socket(socket.AF_UNIX) as bind:
-                bind.bind(str(planted))
-        elif plant == "device":
-            planted.symlink_to("/dev/zero")
-        else:
+        elif plant == "another file":
             planted.write_bytes(b"planted")
+        else:
+            put_there(plant, planted)
         outcome = run_python(script, name, access, under=shim(tmp_path, REPLACED_ONCE_LOOKED_AT), timeout=30).split()
     assert not planted.exists() and not planted.is_symlink()
     known = {"fifo": errno.ENODEV, "device": errno.ENODEV, "socket": errno.ENXIO}.get(plant, errno.ESTALE)
@@ -582,19 +576,14 @@ def test_what_stands_in_the_way_is_refused_and_left_alone(name: str, path: Path,
     try:
         if plant == "file":
             at.write_bytes(b"planted")
-        elif plant == "fifo":
-            os.mkfifo(at)
-        elif plant == "socket":
-            with socket.socket(socket.AF_UNIX) as bind:
-                bind.bind(str(at))
         elif plant == "device":
             os.mknod(at, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero
         elif plant == "second link":
             os.link(precious, at)
-        elif plant == "folder":
-            at.mkdir()
-        else:
+        elif plant in ("link", "link to nothing"):
             at.symlink_to(precious if plant == "link" else "/dev/shm/nowhere-at-all")
+        else:
+            put_there(plant, at)
         if plant != "second link":
             os.chown(at, whose, whose, follow_symlinks=False)
             if plant not in ("link", "link to nothing"):
