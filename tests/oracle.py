@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from this_process import thread_count as thread_count
 from whole_run import ENDED
 
 import gatherio as gio

@@ -13,11 +13,19 @@ from pathlib import Path
 ON_WINDOWS = sys.platform == "win32"
 
 
-def thread_count() -> int:
-    """How many threads this process has, those of C included."""
+def thread_ids() -> set[int]:
+    """The threads of this process, those of C included.
+
+    One that was joined may stand there for a moment yet: the kernel wakes who joins it before it takes it off the list.
+    """
     if not ON_WINDOWS:
-        return len(os.listdir("/proc/self/task"))
-    return _windows_thread_count()
+        return set(map(int, os.listdir("/proc/self/task")))
+    return _windows_thread_ids()
+
+
+def thread_count() -> int:
+    """How many they are."""
+    return len(thread_ids())
 
 
 def handle_count() -> int:
@@ -28,7 +36,7 @@ def handle_count() -> int:
 
 
 def comes_down(count: Callable[[], int], limit: int) -> bool:
-    """Whether it does so within seconds: on Windows a thread that has ended takes a moment to be gone."""
+    """Whether it does so within seconds: a thread that has ended takes a moment to be gone."""
     deadline = time.monotonic() + 60
     while count() > limit and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -67,17 +75,18 @@ if sys.platform == "win32":
             for name in ("size", "usage", "thread", "process", "priority", "priority_change", "flags")
         ]
 
-    def _windows_thread_count() -> int:
+    def _windows_thread_ids() -> set[int]:
         kernel = ctypes.WinDLL("kernel32")
         kernel.CreateToolhelp32Snapshot.restype = ctypes.c_void_p
         snapshot = ctypes.c_void_p(kernel.CreateToolhelp32Snapshot(4, 0))  # TH32CS_SNAPTHREAD
         entry = _ThreadEntry(size=ctypes.sizeof(_ThreadEntry))
-        count, more = 0, kernel.Thread32First(snapshot, ctypes.byref(entry))
+        ids, more = set(), kernel.Thread32First(snapshot, ctypes.byref(entry))
         while more:
-            count += entry.process == os.getpid()
+            if entry.process == os.getpid():
+                ids.add(entry.thread)
             more = kernel.Thread32Next(snapshot, ctypes.byref(entry))
         kernel.CloseHandle(snapshot)
-        return count
+        return ids
 
     def _windows_handle_count() -> int:
         """By the list of all handles of the system: of a process's own count Wine says 0."""
