@@ -98,16 +98,6 @@ int32_t gio_file_size(gio_file *file, uint64_t *size)
     return code ? code : gio_os_file_size(file, size);
 }
 
-/* Cutting and growing write to all bytes in between. */
-static int32_t check_locks_across(gio_file *file, uint64_t before, uint64_t size)
-{
-    gio_mutex_lock(&file->lock_mutex);
-    uint64_t first = gio_min(before, size);
-    int32_t code = gio_locks_check(file, GIO_WRITE, first, gio_max(before, size) - first, 1);
-    gio_mutex_unlock(&file->lock_mutex);
-    return code;
-}
-
 int32_t gio_file_resize(gio_file *file, uint64_t size)
 {
     uint64_t before;
@@ -115,7 +105,7 @@ int32_t gio_file_resize(gio_file *file, uint64_t size)
     if (code == 0)
         code = gio_os_file_size(file, &before);
     if (code == 0)
-        code = check_locks_across(file, before, size);
+        code = gio_locks_check_resize(file, before, size);
     if (code == 0)
         code = gio_os_file_resize(file, size);
     if (code == 0) {
@@ -205,7 +195,7 @@ void gio_file_free(gio_file *file)
     if (file == NULL)
         return;
     gio_queue *queue = file->queue;
-    free(file->locks);
+    gio_locks_free(file);
     if (gio_queue_usable(queue) == 0)
         gio_mutex_destroy(&file->lock_mutex);
     free(file);

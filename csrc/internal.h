@@ -130,10 +130,25 @@ typedef struct gio_request {
     int64_t result;           /* of the last start: bytes, or a negative code */
 } gio_request;
 
-typedef struct {
+typedef struct gio_lock {
     uint64_t id, offset, length;
     int32_t exclusive;
+    struct gio_lock *before, *behind; /* in the table: below this one (ranges.c) */
+    uint64_t reach;                   /* the last byte of those and of this one */
 } gio_lock;
+
+/* Empty: of no bytes. */
+enum {
+    GIO_RANGES_SHARED,
+    GIO_RANGES_EXCLUSIVE,
+    GIO_RANGES_EMPTY_SHARED,
+    GIO_RANGES_EMPTY_EXCLUSIVE,
+    GIO_RANGES_KINDS
+};
+
+typedef struct {
+    gio_lock *trees[GIO_RANGES_KINDS];
+} gio_ranges;
 
 /* Requests that wait for a thread of the backend's. */
 typedef struct {
@@ -164,9 +179,9 @@ struct gio_file {
     int32_t close_code;      /* what closing it gave */
     int32_t heeds_locks;     /* of others */
     int64_t lock_handle;     /* where the system has the locks of this file; -1: none yet */
-    gio_mutex lock_mutex;    /* guards these four and lock_handle, also while the system is asked; the queue's is not held */
-    gio_lock *locks;
-    uint64_t lock_count, lock_room, lock_ids;
+    gio_mutex lock_mutex;    /* guards these three and lock_handle, also while the system is asked; the queue's is not held */
+    gio_ranges locks;
+    uint64_t lock_ids;
     int32_t locks_closed;
 };
 
@@ -365,16 +380,30 @@ int32_t gio_os_file_resize(gio_file *file, uint64_t size);
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 int32_t gio_os_file_flush(gio_file *file);
 void gio_os_drop_cache(gio_file *file, uint64_t offset, uint64_t length);
-/* locks.c, and the system's part in locks_*.c. The file's lock_mutex is held. */
-/* 0, LOCKED or another code. `asks`: the system as well, about the locks of others. */
-int32_t gio_locks_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length, int32_t asks);
-int gio_locks_touch(const gio_file *file, uint64_t offset, uint64_t length); /* one of the file's own */
-int gio_locks_gap(const gio_file *file, uint64_t at, uint64_t last, uint64_t top, uint64_t *gap_first,
-                  uint64_t *gap_last);
+/* ranges.c: pure. The table holds locks that belong to others. */
+void gio_ranges_add(gio_ranges *ranges, gio_lock *lock);
+void gio_ranges_remove(gio_ranges *ranges, const gio_lock *lock); /* which is in it */
+/* The lock of exactly this range, with `id` 0 any of them; NULL: there is none. */
+gio_lock *gio_ranges_find(const gio_ranges *ranges, uint64_t offset, uint64_t length, uint64_t id);
+gio_lock *gio_ranges_any(const gio_ranges *ranges); /* NULL: the table is empty */
+/* Whether a lock of the kind is in the way of the range. No empty one is in the way of another. */
+int gio_ranges_meet(const gio_ranges *ranges, int kind, uint64_t offset, uint64_t length);
+/* The last part of [first, last] that no lock covers; 0: there is none. Offsets from `top` on are one. */
+int gio_ranges_gap(const gio_ranges *ranges, uint64_t first, uint64_t last, uint64_t top, uint64_t *gap_first,
+                   uint64_t *gap_last);
+
+/* locks.c. Of an operation: whether a lock is in its way, 0, LOCKED or another code. It may wait for the system. */
+int32_t gio_locks_check_operation(gio_operation *operation);
+int32_t gio_locks_check_resize(gio_file *file, uint64_t before, uint64_t size); /* which writes to all bytes in between */
+void gio_locks_free(gio_file *file);
+/* The system's part, in locks_*.c. The file's lock_mutex is held. */
 extern const int32_t gio_locks_bind_handle; /* the system itself refuses transfers through other handles. Windows */
 int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive);
 int32_t gio_os_unlock(gio_file *file, const gio_lock *lock); /* which is no longer in the table */
-int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length);
+/* Whether a lock of others may be in the way somewhere in a range: LOCKED. One question to the system, where it can be asked. */
+int32_t gio_os_lock_look(gio_file *file, int32_t direction, gio_range all);
+/* Whether a lock of others is in the way in any of these, which are in order and do not meet. */
+int32_t gio_os_lock_check(gio_file *file, int32_t direction, const gio_range *places, uint64_t count);
 int32_t gio_os_locks_close(gio_file *file, int32_t forked);
 
 /* Does one request in the calling thread. Returns bytes, or a negative code. */

@@ -764,53 +764,6 @@ static int may_submit_later(const gio_queue *queue)
            queue->followers == 0 && queue->listener_count == 0;
 }
 
-/* ---- locks --------------------------------------------------------------------------------------------- */
-
-static int32_t check_range(gio_operation *operation, uint64_t offset, uint64_t length)
-{
-    gio_file *file = operation->file;
-
-    if (gio_locks_bind_handle && file->handle != file->buffered_handle && gio_locks_touch(file, offset, length))
-        operation->through_cache = 1;
-    return gio_locks_check(file, operation->direction, offset, length, !gio_locks_bind_handle);
-}
-
-/* Of a batch first all that lies between its places: to ask about each of them costs a system call each, and there hardly
- * ever is a lock. */
-static int32_t check_places(gio_operation *operation)
-{
-    uint64_t first = UINT64_MAX, last = 0;
-
-    if (operation->offsets == NULL)
-        return check_range(operation, operation->offset, operation->length);
-    for (uint64_t i = 0; i < operation->segment_count; i++) {
-        first = gio_min(first, operation->offsets[i]);
-        last = gio_max(last, operation->offsets[i] + operation->segments[i].length);
-    }
-    if (operation->length == 0 || check_range(operation, first, last - first) == 0)
-        return 0;
-    operation->through_cache = 0;
-    for (uint64_t i = 0; i < operation->segment_count; i++) {
-        int32_t code = check_range(operation, operation->offsets[i], operation->segments[i].length);
-        if (code)
-            return code;
-    }
-    return 0;
-}
-
-/* 0, or why the operation may not be. The queue's lock is not held: to ask may take a round trip to a server. */
-static int32_t check_locks(gio_operation *operation)
-{
-    gio_file *file = operation->file;
-
-    if (!file->heeds_locks && !gio_locks_bind_handle)
-        return 0;
-    gio_mutex_lock(&file->lock_mutex);
-    int32_t code = check_places(operation);
-    gio_mutex_unlock(&file->lock_mutex);
-    return code;
-}
-
 /* ---- from outside -------------------------------------------------------------------------------------- */
 
 /* A copy of `wanted` that has a ticket. There is a free one. */
@@ -844,7 +797,7 @@ int64_t gio_operation_begin(gio_operation *wanted)
         return -(int64_t)code;
     if (wanted->offset > INT64_MAX || wanted->length > (uint64_t)INT64_MAX - wanted->offset)
         return -(int64_t)gio_code_invalid();
-    int32_t refused = check_locks(wanted);
+    int32_t refused = gio_locks_check_operation(wanted); /* the queue's lock is not held: it may take a round trip to a server */
     gio_mutex_lock(&queue->mutex);
     if (queue->closing || wanted->file->closed)
         code = GIO_E_CLOSED;

@@ -440,7 +440,7 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
         struct stat status;
         file->buffered_handle = ordinary;
         if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode))
-            code = gio_locks_check(file, GIO_WRITE, 0, (uint64_t)status.st_size, 1);
+            code = gio_locks_check_resize(file, (uint64_t)status.st_size, 0);
         if (code == 0 && S_ISREG(status.st_mode))
             code = gio_os_file_resize(file, 0);
     }

@@ -432,7 +432,7 @@ static int32_t truncate_unlocked(gio_file *file)
     uint64_t size = 0;
     int32_t code = gio_os_file_size(file, &size);
     if (code == 0)
-        code = gio_locks_check(file, GIO_WRITE, 0, size, 1);
+        code = gio_locks_check_resize(file, size, 0);
     return code ? code : gio_os_file_resize(file, 0);
 }
 

@@ -20,7 +20,7 @@ from gatherio._native import ffi, lib
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 TESTS_C = ROOT / "tests" / "c"
-PROGRAMS = ("test_core", "test_threads", "test_plan")
+PROGRAMS = ("test_core", "test_threads", "test_plan", "test_ranges")
 
 SANITIZERS = {
     "address,undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -153,6 +153,11 @@ def test_random_plans(program, tmpfs_dir: Path) -> None:
     _check(program("address,undefined", "test_plan"), tmpfs_dir, "sync")
 
 
+def test_tables_of_locked_ranges(program, tmpfs_dir: Path) -> None:
+    """180,000 of them, beside a plain list."""
+    _check(program("address,undefined", "test_ranges"), tmpfs_dir, "sync")
+
+
 @pytest.mark.parametrize("backend", _backends())
 @pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -243,7 +248,7 @@ def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess
 @pytest.mark.parametrize(
     ("program_name", "backend"),
     [(name, backend) for name in ("test_core", "test_threads") for backend in WINDOWS_BACKENDS]
-    + [("test_plan", "sync")],
+    + [("test_plan", "sync"), ("test_ranges", "sync")],
 )
 def test_on_windows(windows_programs: Path, disk_dir: Path, program_name: str, backend: str) -> None:
     program = windows_programs / f"{program_name}.exe"
