@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent
 SHARED = ["plan.c", "order.c", "operation.c", "queue.c", "registered.c", "file.c", "ranges.c", "locks.c"]
 SHARED += ["workers.c", "backend_sync.c"]
 SYSTEMS = {
-    "linux": ["backend_uring.c", "backend_threads.c", "os_linux.c", "copy_linux.c", "locks_linux.c", "mapping_linux.c"],
+    "linux": [
+        *("backend_uring.c", "backend_threads.c", "os_linux.c", "device_linux.c"),
+        *("copy_linux.c", "locks_linux.c", "mapping_linux.c"),
+    ],
     "win32": ["backend_iocp.c", "os_windows.c", "copy_windows.c", "locks_windows.c", "mapping_windows.c"],
 }
 LIBRARIES = {"linux": [], "win32": ["advapi32"]}  # advapi32: privileges, owners and rights

@@ -249,6 +249,8 @@ int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
  * on a closed queue. */
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **file, gio_file_facts *facts);
+/* A number of the mount that a path lies in, which no other mount has, had or will have; 0: the system tells none. */
+uint64_t gio_mount_of(const void *path);
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */
 int32_t gio_file_size(gio_file *file, uint64_t *size);
 int32_t gio_file_resize(gio_file *file, uint64_t size);

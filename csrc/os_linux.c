@@ -247,27 +247,31 @@ struct file_status {
     uint64_t unused_2[12];
 };
 _Static_assert(sizeof(struct file_status) == 256, "struct statx");
+_Static_assert(offsetof(struct file_status, mount) == 0x90, "struct statx");
 _Static_assert(offsetof(struct file_status, direct_memory_alignment) == 0x98, "struct statx");
 
-enum { MASK_DIRECT_ALIGNMENT = 0x2000 }; /* STATX_DIOALIGN */
+enum { MASK_TYPE = 1, MASK_DIRECT_ALIGNMENT = 0x2000, MASK_MOUNT = 0x4000 }; /* STATX_TYPE, _DIOALIGN, _MNT_ID_UNIQUE */
 
-/* Of a disk, or of the disk that a partition is on. File systems over several devices have none. */
-static uint64_t find_device_segments(uint32_t major, uint32_t minor)
+static int read_status(int folder, const char *path, int flags, struct file_status *status)
 {
-    static const char *const places[] = {"queue", "../queue"};
-    char path[80], digits[24];
+    memset(status, 0, sizeof *status);
+    return syscall(SYS_statx, (long)folder, path, (long)flags, (long)(MASK_TYPE | MASK_DIRECT_ALIGNMENT | MASK_MOUNT), status) == 0;
+}
 
-    for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%s/max_segments", major, minor, places[i]);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            continue;
-        ssize_t count = read(fd, digits, sizeof digits - 1);
-        close(fd);
-        digits[count > 0 ? count : 0] = 0;
-        return strtoull(digits, NULL, 10);
-    }
-    return 0;
+static uint64_t mount_of(const struct file_status *status) { return status->mask & MASK_MOUNT ? status->mount : 0; }
+
+uint64_t gio_mount_of(const void *path)
+{
+    struct file_status status;
+    return read_status(AT_FDCWD, path, 0, &status) ? mount_of(&status) : 0;
+}
+
+/* Of the device that a file lies on, or that it is. */
+static uint64_t find_device_segments(const struct file_status *status)
+{
+    if (S_ISBLK(status->mode))
+        return gio_device_segments(0, status->special_major, status->special_minor);
+    return gio_device_segments(mount_of(status), status->device_major, status->device_minor);
 }
 
 /* What the page cache writes back as one where it is larger than a page (XFS). Network file systems tell what they like to
@@ -279,22 +283,18 @@ static uint64_t block_of(const struct statfs *volume)
     return block <= BLOCK_BYTES_MAX && (block & (block - 1)) == 0 ? block : 0;
 }
 
-static int32_t find_alignment(int fd, gio_file_facts *facts)
+static int32_t find_alignment(int fd, struct file_status *status, gio_file_facts *facts)
 {
-    struct file_status status;
     struct statfs volume;
 
-    memset(&status, 0, sizeof status);
     if (fstatfs(fd, &volume) == 0) {
         facts->file_system = (uint64_t)volume.f_type & 0xffffffff;
         facts->block_bytes = block_of(&volume);
     }
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, MASK_DIRECT_ALIGNMENT, &status) == 0 &&
-        (status.mask & MASK_DIRECT_ALIGNMENT)) {
+    if (read_status(fd, "", AT_EMPTY_PATH, status) && (status->mask & MASK_DIRECT_ALIGNMENT)) {
         facts->alignment_told = 1;
-        facts->device_segments = find_device_segments(status.device_major, status.device_minor);
-        facts->offset_alignment = status.direct_offset_alignment;
-        facts->memory_alignment = status.direct_memory_alignment;
+        facts->offset_alignment = status->direct_offset_alignment;
+        facts->memory_alignment = status->direct_memory_alignment;
         if (facts->offset_alignment == 0 || facts->memory_alignment == 0)
             return EOPNOTSUPP; /* told: there is none */
         return gio_max(facts->offset_alignment, facts->memory_alignment) > GIO_STAGE_BYTES ? GIO_E_COARSE : 0;
@@ -397,13 +397,16 @@ static int32_t open_ordinary(const char *path, int flags, int32_t create, int *f
 /* Opens the same inode again, for direct I/O. */
 static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *facts)
 {
-    int32_t code = find_alignment(ordinary, facts);
+    struct file_status status;
+    int32_t code = find_alignment(ordinary, &status, facts);
 
     if (code)
         return code;
     *fd = gio_reopen(ordinary, flags | O_DIRECT);
-    if (*fd >= 0)
+    if (*fd >= 0) {
+        facts->device_segments = facts->alignment_told ? find_device_segments(&status) : 0;
         return 0;
+    }
     return errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno; /* the file is there: it is open */
 }
 
@@ -427,7 +430,8 @@ int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32
     int32_t code = open_ordinary(path, flags, create, &ordinary, &created);
     if (code == 0) {
         if (direct == GIO_DIRECT_NO) {
-            find_alignment(ordinary, facts); /* the rules of write_gather are the same for buffered files */
+            struct file_status unused;
+            find_alignment(ordinary, &unused, facts); /* the rules of write_gather are the same for buffered files */
             facts->direct_code = GIO_E_NOT_ASKED;
         } else {
             facts->direct_code = open_direct(ordinary, flags, &around, facts);

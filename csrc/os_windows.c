@@ -348,6 +348,12 @@ static int find_folder(HANDLE handle, wchar_t *path, DWORD capacity)
     return length != 0;
 }
 
+uint64_t gio_mount_of(const void *path)
+{
+    (void)path; /* a volume has a serial number instead */
+    return 0;
+}
+
 enum { PATH_CAPACITY = 32768 }; /* characters; no path of Windows is longer */
 
 /* The sector of the volume that the file is on; 0 where nobody tells. */

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from . import _device, _folders
+from ._native import encode_path, lib
 
 __all__ = ["Tuning", "TuningWarning", "tuning_file"]
 
@@ -174,7 +175,7 @@ class _Stored:
         self.stamp: tuple[str, int, int, int] | None = None
         self.devices: dict[str, Any] = {}
         self.problem = ""
-        self.by_number: dict[int, Tuning | None] = {}  # by st_dev: to find out a device's identity takes a while
+        self.by_place: dict[tuple[int, int], Tuning | None] = {}  # to find out a device's identity takes a while
 
 
 _stored = _Stored()
@@ -292,10 +293,15 @@ def stored_for(path: AnyPath) -> Tuning | None:
         place, number = _existing(path)
     except OSError:
         return None  # opening will say why
-    if number not in stored.by_number:
+    # A number may be another device's the next time, unless the mount is the same.
+    known = number, lib.gio_mount_of(encode_path(place))
+    if known not in stored.by_place:
         entry = stored.devices.get(_device.identity(place))
-        stored.by_number[number] = from_dict(entry["settings"], str(tuning_file())) if entry else None
-    return stored.by_number[number]
+        found = from_dict(entry["settings"], str(tuning_file())) if entry else None
+        if sys.platform != "win32" and known[1] == 0:
+            return found
+        stored.by_place[known] = found
+    return stored.by_place[known]
 
 
 def _existing(path: AnyPath) -> tuple[str, int]:
