@@ -419,7 +419,7 @@ static void go_to(listing *list, off_t position)
 static const struct dirent *next_entry(listing *list)
 {
     if (list->at == list->end) {
-        long count = syscall(SYS_getdents64, list->folder, list->buffer, sizeof list->buffer);
+        long count = syscall(SYS_getdents64, (long)list->folder, list->buffer, sizeof list->buffer);
         list->at = 0;
         list->end = count > 0 ? (size_t)count : 0;
     }

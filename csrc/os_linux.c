@@ -255,7 +255,8 @@ enum { MASK_TYPE = 1, MASK_DIRECT_ALIGNMENT = 0x2000, MASK_MOUNT = 0x4000 }; /* 
 static int read_status(int folder, const char *path, int flags, struct file_status *status)
 {
     memset(status, 0, sizeof *status);
-    return syscall(SYS_statx, (long)folder, path, (long)flags, (long)(MASK_TYPE | MASK_DIRECT_ALIGNMENT | MASK_MOUNT), status) == 0;
+    return syscall(SYS_statx, (long)folder, path, (long)flags, (long)(MASK_TYPE | MASK_DIRECT_ALIGNMENT | MASK_MOUNT),
+                   status) == 0;
 }
 
 static uint64_t mount_of(const struct file_status *status) { return status->mask & MASK_MOUNT ? status->mount : 0; }
@@ -637,7 +638,20 @@ int32_t gio_os_file_close(gio_file *file, int32_t gives_back)
 
 /* ---- transfers in the calling thread -------------------------------------------------------------------- */
 
-/* By number, for musl has their names since 1.2.5 only. The 0 behind the offset is its upper half, of 32-bit systems. */
+/* What a system says that does not have these calls, or not this flag, or forbids them: Linux before 4.7, a sandbox. */
+static int is_refused_call(int code) { return code == ENOSYS || code == EOPNOTSUPP || code == EPERM; }
+
+/* By number, for musl has their names since 1.2.5 only. The 0 behind the offset is its upper half, of 32-bit systems. Where they
+ * are refused the older calls do the same: a file that is to be durable was opened with O_DSYNC. */
+static long transfer(int writes, int fd, const struct iovec *vector, int count, off_t offset, int durable)
+{
+    long flags = writes && durable ? RWF_DSYNC : 0;
+    long result = syscall(writes ? SYS_pwritev2 : SYS_preadv2, (long)fd, vector, (long)count, (long)offset, 0L, flags);
+
+    if (result >= 0 || !is_refused_call(errno))
+        return result;
+    return writes ? pwritev(fd, vector, count, offset) : preadv(fd, vector, count, offset);
+}
 
 int64_t gio_os_transfer(const gio_request *request)
 {
@@ -645,16 +659,15 @@ int64_t gio_os_transfer(const gio_request *request)
     int count = (int)(request->segment_count - request->segment_first);
     int fd = (int)gio_request_handle(request);
     off_t offset = (off_t)(request->piece.file_offset + request->from);
+    const gio_operation *operation = request->operation;
     long result;
 
     if (request->verb == GIO_WRITE_BACK)
         result = sync_file_range(fd, (off_t)request->write_back.begin,
                                  (off_t)(request->write_back.end - request->write_back.begin),
                                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
-    else if (request->operation->direction == GIO_WRITE)
-        result = syscall(SYS_pwritev2, fd, vector, count, offset, 0, request->operation->file->durable ? RWF_DSYNC : 0);
     else
-        result = syscall(SYS_preadv2, fd, vector, count, offset, 0, 0);
+        result = transfer(operation->direction == GIO_WRITE, fd, vector, count, offset, operation->file->durable);
     return result < 0 ? -(int64_t)errno : result;
 }
 

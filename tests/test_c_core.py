@@ -309,6 +309,33 @@ def test_what_windows_adds_is_plain_c11() -> None:
         _check_is_plain(MINGW, path)
 
 
+WIDE_ARGUMENTS = """
+#define _GNU_SOURCE
+#include <unistd.h>
+#include <sys/syscall.h>
+#undef _GNU_SOURCE
+#define WIDE(x) (0 * sizeof(char[sizeof((x) + 0) == 8 ? 1 : -1]))
+#define SUM_7(a, b, c, d, e, f, g) WIDE(a) + WIDE(b) + WIDE(c) + WIDE(d) + WIDE(e) + WIDE(f) + WIDE(g)
+#define PADDED(call, a, b, c, d, e, f, g, ...) ((void)(SUM_7(a, b, c, d, e, f, g)), syscall(call, a, b, c, d, e, f))
+#define syscall(...) PADDED(__VA_ARGS__, 0L, 0L, 0L, 0L, 0L, 0L, 0L)
+"""
+
+
+def test_every_argument_of_a_system_call_has_64_bits(tmp_path: Path) -> None:
+    """syscall(2) is variadic and takes each for a long: of an int the upper half would be whatever stood there."""
+    _require_gcc()
+    (tmp_path / "wide.h").write_text(WIDE_ARGUMENTS, encoding="ascii")
+    (tmp_path / "narrow.c").write_text("long f(int fd) { return syscall(SYS_close, fd); }\n", encoding="ascii")
+    flags = ["-std=gnu11", "-fsyntax-only", f"-I{CSRC}", "-include", tmp_path / "wide.h"]
+    assert _run("gcc", *flags, tmp_path / "narrow.c").returncode != 0
+    calls = 0
+    for name in _build_ffi().sources("linux"):
+        calls += (CSRC / name).read_text(encoding="utf-8").count("syscall(")
+        done = _run("gcc", *flags, CSRC / name)
+        assert done.returncode == 0, done.stdout
+    assert calls >= 6
+
+
 def _check_is_plain(compiler: str, path: Path) -> None:
     flags = ["-std=c11", "-pedantic-errors", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     done = _run(compiler, *flags, f"-I{CSRC}", f"-I{TESTS_C}", path)

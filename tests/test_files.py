@@ -505,6 +505,40 @@ def test_durable_reaches_the_kernel(disk_dir: Path, tmp_path: Path) -> None:
     assert plain and not any("DSYNC" in line for line in plain)
 
 
+@not_on_windows("it has no such calls")
+@pytest.mark.parametrize("backend", ["threads", "sync"])
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EOPNOTSUPP"])
+def test_where_the_newer_calls_are_refused_the_older_ones_do_the_same(
+    disk_dir: Path, tmp_path: Path, backend: str, error: str
+) -> None:
+    """Before Linux 4.7, or in a sandbox. What is durable is so by the descriptor."""
+    script = """
+        import sys, gatherio as gio
+        from oracle import assert_same_bytes, pages, placed, target, words
+        with gio.CompletionQueue(backend=sys.argv[2]) as q:
+            for durable in (False, True):
+                with gio.open(sys.argv[1], "w+", queue=q, durable=durable) as f:
+                    f.write_gather(pages(20), 0).result()
+                    f.write_at(words(81920, 100), 81920).result()
+                    array = target(82020)
+                    assert f.read_at(array, 0).result() == 82020
+                    assert_same_bytes(array, words(0, 82020))
+            print(q.reason)
+    """
+    log = tmp_path / "log"
+    calls = ["-e", "trace=openat,preadv2,pwritev2,preadv,pwritev"]
+    calls += [part for call in ("preadv2", "pwritev2") for part in ("-e", f"inject={call}:error={error}")]
+    told = run_python(script, disk_dir / "file", backend, under=strace(log, "-y", *calls))
+    assert backend != "threads" or "preadv and pwritev" in told
+    lines = [line for line in log.read_text().splitlines() if "/file>" in line]
+    for old in ("preadv", "pwritev"):
+        refused = [line for line in lines if f" {old}2(" in line]
+        made = [line for line in lines if f" {old}(" in line]
+        assert refused and len(made) == len(refused) and not any("= -1" in line for line in made)
+    opened = [line for line in lines if "openat(" in line and "O_DSYNC" in line]
+    assert len(opened) == 2  # the ordinary descriptor, and the one around the cache
+
+
 def test_durable_writes_what_others_write(any_folder: Path, open_file: Opener) -> None:
     with open_file(any_folder / "file", "w", durable=True) as f:
         f.write_gather(pages(20), 0).result()

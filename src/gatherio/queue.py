@@ -121,7 +121,7 @@ def why_not(name: str, code: int) -> str:
 
 _PRAISE: Final = {
     "uring": "io_uring: the kernel carries requests on by itself",
-    "threads": "threads: preadv2 and pwritev2 from a small pool",
+    "threads": "threads: preadv2 and pwritev2, or preadv and pwritev where those are refused, from a small pool",
     "iocp": "iocp: overlapped calls and a completion port",
     "sync": "sync: each transfer is done when it is submitted",
 }
