@@ -49,7 +49,8 @@ enum {
     GIO_E_FIXED_SIZE = 0x20000018,  /* a device: it has the size it has */
     GIO_E_OTHER_FILE = 0x20000019,  /* at the path is another file than the one that is meant */
     GIO_E_FOREIGN = 0x2000001a,     /* what has the name is another user's, or no shared memory */
-    GIO_E_BROKEN = 0x2000001b       /* io_uring_enter(2) has begun to fail for good */
+    GIO_E_BROKEN = 0x2000001b,      /* io_uring_enter(2) has begun to fail for good */
+    GIO_E_DIRECTION = 0x20000020    /* the file may not be opened for this: an exclusive lock takes the right to write it */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };

@@ -14,7 +14,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,19 +33,24 @@ static struct flock range(short type, uint64_t first, uint64_t last)
     return lock;
 }
 
+static int is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
 static int32_t open_lock_handle(gio_file *file)
 {
     static const int modes[] = {O_RDWR, O_RDONLY, O_WRONLY};
-    char path[40];
+    int fd = (int)file->buffered_handle;
     int32_t code = 0;
 
-    snprintf(path, sizeof path, "/proc/self/fd/%d", (int)file->buffered_handle);
     for (int i = 0; i < 3 && file->lock_handle < 0; i++) {
-        file->lock_handle = open(path, modes[i] | O_CLOEXEC);
+        file->lock_handle = gio_reopen(fd, modes[i]);
         if (file->lock_handle < 0)
-            code = errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno;
+            code = errno;
     }
-    return file->lock_handle < 0 ? code : 0;
+    if (file->lock_handle >= 0)
+        return 0;
+    if (code == ENOENT || code == ENOTDIR)
+        return is_open(fd) ? GIO_E_NO_PROC : EBADF;
+    return code;
 }
 
 int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive)
@@ -57,7 +61,10 @@ int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t ex
     struct flock lock = range(exclusive ? F_WRLCK : F_RDLCK, offset, offset + (length - 1));
     if (fcntl((int)file->lock_handle, F_OFD_SETLK, &lock) == 0)
         return 0;
-    return errno == EAGAIN || errno == EACCES ? GIO_E_LOCKED : errno;
+    code = errno;
+    if (code == EBADF && is_open((int)file->lock_handle))
+        return GIO_E_DIRECTION;
+    return code == EAGAIN || code == EACCES ? GIO_E_LOCKED : code;
 }
 
 /* Gives back the parts of the lock that none of the others covers: for the kernel all of a descriptor's locks are one. From

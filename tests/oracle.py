@@ -193,7 +193,7 @@ _WINDOWS_CODES = {
     errno.EINVAL: 87,  # ERROR_INVALID_PARAMETER
     errno.ENOMEM: 8,  # ERROR_NOT_ENOUGH_MEMORY
     errno.EACCES: 5,  # ERROR_ACCESS_DENIED
-    errno.EBADF: 5,  # of a handle opened for the other direction
+    errno.EBADF: 6,  # ERROR_INVALID_HANDLE
     errno.EFBIG: 223,  # ERROR_FILE_TOO_LARGE
     errno.EPERM: 1314,  # ERROR_PRIVILEGE_NOT_HELD
     0: 0,

@@ -141,7 +141,7 @@ def test_a_failed_operation(f: gio.File, queue: gio.CompletionQueue) -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.EACCES, PermissionError), (errno.EBADF, PermissionError), (errno.ENOSPC, OSError)],
+    [(errno.EACCES, PermissionError), (errno.EBADF, OSError), (errno.ENOSPC, OSError)],
 )
 def test_failures_are_the_subclass_by_errno(
     f: gio.File, queue: gio.CompletionQueue, number: int, kind: type[OSError]

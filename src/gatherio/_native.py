@@ -50,6 +50,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
     lib.GIO_E_BROKEN: "io_uring has stopped working (a sandbox forbids it now, or something has closed its "
     "descriptor): this was being handed over; what follows goes through threads",
+    lib.GIO_E_DIRECTION: "permission denied: to write, and to lock exclusively, takes the right to write the file; to "
+    "read, and to lock shared, that to read it",
     lib.GIO_E_NO_PROC: "/proc is not mounted here, and through it alone the file can be opened once more, which direct "
     "I/O and locks need; mount it: mount -t proc proc /proc",
 }
@@ -70,14 +72,16 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_FOREIGN: errno.EACCES,
     lib.GIO_E_SHRUNK: errno.EIO,
     lib.GIO_E_LOCKED: errno.EACCES,
+    lib.GIO_E_DIRECTION: errno.EACCES,
     lib.GIO_E_NOT_LOCKED: errno.EINVAL,
     lib.GIO_E_NO_PROC: errno.EOPNOTSUPP,
 }
-_WRONG_DIRECTION: Final = (
-    "to write, and to lock exclusively, takes the right to write the file; to read, and to lock shared, that to read it"
-)
 # Of numbers whose own words say nothing in our case.
-_WORDS: Final[dict[int, str]] = {errno.ESPIPE: "pipes, sockets and terminals have no offsets to read from or write to"}
+_WORDS: Final[dict[int, str]] = {
+    errno.ESPIPE: "pipes, sockets and terminals have no offsets to read from or write to",
+    errno.EBADF: "the file's descriptor is not open any more: something in this process has closed it (os.close, "
+    "os.closerange), and not by this object; open the file again",
+}
 _KINDS: Final[dict[int, type[OSError]]] = {lib.GIO_E_LOCKED: LockedError, lib.GIO_E_NOT_LOCKED: NotLockedError}
 
 
@@ -137,8 +141,7 @@ def errno_of(code: int) -> int:
         return _NUMBERS[code]
     if sys.platform == "win32":
         return _WINDOWS_NUMBERS.get(code) or OSError(0, "", None, code).errno or errno.EINVAL
-    # A descriptor opened for the other direction; Windows says access denied.
-    return errno.EACCES if code == errno.EBADF else code
+    return code
 
 
 def os_error(code: int, text: str, path: object = None) -> OSError:
@@ -272,12 +275,7 @@ def error(code: int, doing: str, path: object = None, *, is_file: bool = True) -
         return closed(f"{doing}: the completion queue is closed")
     if code == lib.GIO_E_ALIGNMENT:
         return ValueError(f"{doing}: not aligned")
-    if code in _PROBLEMS:
-        why = ""
-    elif code == errno.EBADF and sys.platform != "win32":
-        why = _WRONG_DIRECTION
-    else:
-        why = remedy(errno_of(code), path if is_file else None)
+    why = "" if code in _PROBLEMS else remedy(errno_of(code), path if is_file else None)
     return os_error(code, f"{describe(code)} ({doing}){': ' if why else ''}{why}", path)
 
 

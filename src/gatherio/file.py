@@ -587,6 +587,8 @@ class File(Handle):
     def fileno(self) -> int:
         """The descriptor that transfers go through; opened with O_DIRECT if `direct`.
 
+        It is not the caller's to close: whatever is done with the file then is OSError (EBADF).
+
         On Windows a descriptor of the C runtime on a duplicate of the handle, which `close` closes: for `os.fstat` and
         ``msvcrt.get_osfhandle``. `os.read` and `os.write` refuse it, because the handle is overlapped.
         """
