@@ -14,7 +14,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent
 
-SHARED = ["plan.c", "order.c", "operation.c", "queue.c", "registered.c", "file.c", "ranges.c", "locks.c"]
+SHARED = ["plan.c", "order.c", "operation.c", "refused.c", "queue.c", "registered.c", "file.c", "ranges.c", "locks.c"]
 SHARED += ["workers.c", "backend_sync.c"]
 SYSTEMS = {
     "linux": [

@@ -34,6 +34,10 @@ static int sync_submit(gio_queue *queue)
         gio_request_returned(queue, request, result);
         any = 1;
     }
+    if (!any && queue->refused) { /* nobody else would start it again */
+        gio_condition_wait(&queue->changed, &queue->mutex, gio_refused_until(queue, -1));
+        any = 1;
+    }
     return any;
 }
 

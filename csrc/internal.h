@@ -30,6 +30,7 @@ uint64_t gio_fork_count(void);                    /* how many forks lie between 
 
 /* Codes that shared code must tell apart. */
 int gio_code_is_transient(int32_t code);          /* the same request may simply be started again */
+int gio_code_is_for_now(int32_t code);            /* of these: but not without a pause */
 int gio_code_is_cancelled(int32_t code);          /* the kernel dropped the request without finishing it */
 int gio_code_is_doubtful(int32_t code);           /* of a write to stable storage: it may be another write's error */
 int gio_code_is_shortage(int32_t code);           /* too much is in flight, or the request is too large */
@@ -117,6 +118,8 @@ typedef struct gio_request {
     uint64_t reached;         /* bytes of the piece known to have been moved */
     uint64_t most;            /* bytes of one start at most: less than the piece after a shortage. Windows */
     uint32_t retries;         /* without progress */
+    int64_t refused_ns;       /* it has waited so long because the system refused it, since it last got on (refused.c) */
+    int64_t pause_ns, due_ns; /* the present pause, and its end */
     uint32_t doubts;          /* written again after an error that may be another write's */
     int32_t suspect;          /* the error that another write was told, and which may be this one's; 0: none */
     gio_standing stands;
@@ -289,6 +292,7 @@ struct gio_queue {
     gio_request **returned_end;
     gio_request *held;          /* by a fault */
     gio_request *shelved;       /* the system was short of memory: they wait until others have ended */
+    gio_request *refused;       /* by the system, for now: each waits for the end of its pause */
     uint32_t requests_started;  /* with the backend: neither being copied nor held by a fault */
     uint32_t waiting_writes;    /* GIO_WAITS */
     int32_t write_ended;        /* or came to wait, since those were last looked at */
@@ -355,11 +359,17 @@ void gio_queue_count_holder(gio_queue *queue, int step); /* no lock. +1: one mor
 void gio_queue_operation_finished(gio_queue *queue); /* lock held: wake whom it concerns */
 void gio_queue_call_attention(gio_queue *queue); /* lock held: there may be work that nobody looks after */
 
-/* workers.c. Lock held in the last two; see gio_backend. */
+/* workers.c. Lock held in the last three; see gio_backend. */
 int32_t gio_workers_open(gio_queue *queue); /* sees to it that queue->workers is there */
 void gio_workers_close(gio_queue *queue, gio_workers *workers);
 void gio_workers_start(gio_queue *queue, gio_request *request);
 void gio_workers_cancel(gio_queue *queue, gio_request *request);
+void gio_workers_wake(gio_workers *workers); /* one of them looks for what there is to do */
+
+/* refused.c. Lock held. */
+int gio_refused_add(gio_queue *queue, gio_request *request); /* 0: it has been refused for too long */
+gio_request *gio_refused_take(gio_queue *queue); /* one whose pause is over, or that is no longer wanted; NULL: none */
+int64_t gio_refused_until(const gio_queue *queue, int64_t deadline_ns); /* the end of the first pause, if that is earlier */
 
 /* registered.c. No lock is held. */
 int32_t gio_registered_add(gio_queue *queue, void *address, uint64_t nbytes);

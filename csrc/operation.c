@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A request is started again this often without progress after EINTR, EAGAIN or a cancellation that nobody asked
- * for (the kernel cancels what waits in a worker queue of a thread that exits). More than chance explains. */
+/* A request is started again this often without progress after EINTR or a cancellation that nobody asked for (the kernel cancels
+ * what waits in a worker queue of a thread that exits). More than chance explains. */
 enum { RETRIES_MAX = 64 };
 
 /* The kernel notes that a write-back of the file has failed, whoever's it was, and tells it to each descriptor that asks for
@@ -483,11 +483,16 @@ static void settle_write_back(gio_queue *queue, gio_request *leader, int32_t cod
 static void settle_failure(gio_queue *queue, gio_request *request, int32_t code)
 {
     gio_operation *operation = request->operation;
+    int for_now = gio_code_is_for_now(code);
+    if (for_now && operation->cancelling)
+        code = gio_code_cancelled();
     int dropped = gio_code_is_cancelled(code);
 
     if (gio_code_is_shortage(code) && !operation->cancelling) {
         shelve(queue, request, code);
-    } else if ((gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
+    } else if (for_now && !dropped && gio_refused_add(queue, request)) {
+        return;
+    } else if (!for_now && (gio_code_is_transient(code) || (dropped && !operation->cancelling)) &&
                request->retries++ < RETRIES_MAX) {
         queue->stats.retried++;
         start(queue, request);
@@ -501,6 +506,22 @@ static void settle_failure(gio_queue *queue, gio_request *request, int32_t code)
     } else {
         end_request(queue, request, dropped && operation->cancelling ? GIO_E_CANCELLED : code);
     }
+}
+
+/* Those that were refused, and whose pause is over. */
+static int start_refused(gio_queue *queue)
+{
+    gio_request *request = gio_refused_take(queue);
+
+    if (request == NULL)
+        return 0;
+    if (request->operation->cancelling) {
+        settle_failure(queue, request, gio_code_cancelled());
+    } else {
+        queue->stats.retried++;
+        start(queue, request);
+    }
+    return 1;
 }
 
 /* Tries the rest of a request that came back short, `further` than before or not. 0: there is no way to go on. */
@@ -552,6 +573,7 @@ static void settle(gio_queue *queue, gio_request *request)
     if (further) {
         request->reached = reached;
         request->retries = 0;
+        request->refused_ns = 0;
     }
     if (request->reached == piece->file_length && request->suspect) {
         settle_suspect(queue, request);
@@ -626,6 +648,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     request->segment_count = piece->segment_count;
     request->from = request->reached = 0;
     request->retries = request->doubts = 0;
+    request->refused_ns = 0;
     request->suspect = 0;
     request->most = UINT64_MAX;
     request->stage = stage;
@@ -730,7 +753,7 @@ int gio_queue_prepare(gio_queue *queue)
             queue->backend->reap(queue);
         for (any = 0; queue->shelved && queue->requests_started == 0 && queue->returned == NULL; any = 1)
             unshelve(queue); /* one that was cancelled ends, and starts nothing */
-        any |= settle_returned(queue) | start_waiting(queue) | start_backlog(queue) | make_stages(queue);
+        any |= settle_returned(queue) | start_refused(queue) | start_waiting(queue) | start_backlog(queue) | make_stages(queue);
         news |= any;
     } while (any);
     return news;

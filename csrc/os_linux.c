@@ -217,6 +217,7 @@ uint64_t gio_fork_count(void)
 /* ---- codes --------------------------------------------------------------------------------------------- */
 
 int gio_code_is_transient(int32_t code) { return code == EINTR || code == EAGAIN; }
+int gio_code_is_for_now(int32_t code) { return code == EAGAIN; }
 int gio_code_is_cancelled(int32_t code) { return code == ECANCELED; }
 
 int gio_code_is_doubtful(int32_t code) { return code == EIO; } /* errseq_t: one for each file */

@@ -297,6 +297,7 @@ uint64_t gio_fork_count(void) { return 0; } /* Windows has no fork */
 /* ---- codes ---------------------------------------------------------------------------------------------- */
 
 int gio_code_is_transient(int32_t code) { return code == ERROR_RETRY; }
+int gio_code_is_for_now(int32_t code) { return code == ERROR_RETRY; }
 int gio_code_is_cancelled(int32_t code) { return code == ERROR_OPERATION_ABORTED; }
 
 int gio_code_is_doubtful(int32_t code)

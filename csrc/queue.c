@@ -246,10 +246,13 @@ static int32_t wait_until(gio_queue *queue, int (*ready)(gio_queue *, void *), v
             }
             handed_over = 0;
             queue->followers++;
-            gio_condition_wait(&queue->changed, &queue->mutex, deadline_ns);
+            gio_condition_wait(&queue->changed, &queue->mutex, gio_refused_until(queue, deadline_ns));
             queue->followers--;
         } else {
-            code = lead(queue, left_ns); /* INTERRUPTED is told after one more look */
+            int64_t until_ns = gio_refused_until(queue, deadline_ns);
+            if (until_ns != deadline_ns)
+                left_ns = until_ns - gio_now_ns();
+            code = lead(queue, until_ns < 0 ? -1 : left_ns < 0 ? 0 : left_ns); /* INTERRUPTED is told after one more look */
             if (code == GIO_E_TIMEOUT)
                 code = 0;
         }

@@ -34,8 +34,12 @@ static void *worker(void *argument)
             if (workers->stop)
                 break;
             workers->idle++;
-            gio_condition_wait(&workers->work, &queue->mutex, -1);
+            gio_condition_wait(&workers->work, &queue->mutex, gio_refused_until(queue, -1));
             workers->idle--;
+            if (queue->refused) {
+                gio_queue_advance(queue);
+                gio_queue_call_attention(queue);
+            }
             continue;
         }
         workers->waiting--;
@@ -107,6 +111,8 @@ void gio_workers_start(gio_queue *queue, gio_request *request)
              gio_thread_start(&workers->threads[workers->count], worker, workers) == 0)
         workers->count++; /* where no thread can be had, those there are do it all */
 }
+
+void gio_workers_wake(gio_workers *workers) { gio_condition_wake_one(&workers->work); }
 
 /* What no worker has taken yet ends here; the rest runs to its end. */
 void gio_workers_cancel(gio_queue *queue, gio_request *request)
