@@ -14,76 +14,116 @@ static uint64_t max_segments(const gio_queue *queue, const gio_file_facts *facts
     return device == 0 || device >= most ? most : gio_round_down(gio_max(most / 2, device), device);
 }
 
-/* While this is under way, the backend stays. CLOSED: it goes, or has gone. */
-static int32_t adopt(gio_queue *queue, gio_file *file, int32_t *why)
-{
-    gio_mutex_lock(&queue->mutex);
-    int32_t code = queue->closing ? GIO_E_CLOSED : 0;
-    queue->inside += code == 0;
-    gio_mutex_unlock(&queue->mutex);
-    if (code)
-        return code;
-    if (queue->backend->adopt)
-        code = queue->backend->adopt(queue, file, why);
-    gio_mutex_lock(&queue->mutex);
-    queue->inside--;
-    gio_mutex_unlock(&queue->mutex);
-    return code;
-}
+/* ---- opening -------------------------------------------------------------------------------------------- */
 
-int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
-                      int32_t durable, gio_file **out, gio_file_facts *facts)
+static void find_limits(gio_file *file, const gio_file_facts *facts)
 {
-    int32_t code = gio_queue_usable(queue);
-    if (code)
-        return code;
-    gio_mutex_lock(&queue->mutex);
-    code = queue->closing ? GIO_E_CLOSED : 0; /* before anything is made or cut */
-    gio_mutex_unlock(&queue->mutex);
-    if (code)
-        return code;
-    gio_file *file = calloc(1, sizeof *file);
-    if (file == NULL)
-        return gio_code_no_memory();
-    file->queue = queue;
-    file->lock_handle = -1;
-    gio_mutex_init(&file->lock_mutex);
-    file->durable = durable;
-    file->writeable = (access & GIO_ACCESS_WRITE) != 0;
-    file->heeds_locks = (access & GIO_ACCESS_HEED_LOCKS) != 0;
-    code = gio_os_file_open(file, path, access & (GIO_ACCESS_READ | GIO_ACCESS_WRITE), create, direct, durable, facts);
-    if (code) {
-        gio_mutex_destroy(&file->lock_mutex);
-        free(file);
-        return code;
-    }
+    const gio_queue *queue = file->queue;
     uint64_t block = facts->direct ? facts->offset_alignment : 1;
+
     file->limits.offset_alignment = block;
     file->limits.memory_alignment = facts->direct ? facts->memory_alignment : 1;
     file->limits.ragged_bytes = gio_round_up(gio_max(queue->system.page_size, facts->block_bytes), block);
-    file->folio_bytes = gio_max(queue->system.folio_bytes, file->limits.ragged_bytes);
     file->limits.request_bytes = gio_max(gio_round_down(queue->request_bytes, block), block);
     file->limits.stage_bytes = gio_round_down(GIO_STAGE_BYTES, block);
     file->limits.max_segments = max_segments(queue, facts);
     file->limits.buffered_segments = queue->system.buffered_segments;
     file->limits.segment_unit = queue->system.segment_unit;
     file->limits.direct_bytes_min = queue->system.direct_bytes_min;
-    file->backend = queue->backend;
+    file->folio_bytes = gio_max(queue->system.folio_bytes, file->limits.ragged_bytes);
     file->file_system = facts->file_system;
-    code = gio_os_file_size(file, &file->known_end);
+}
+
+/* CLOSED: the queue goes, or has gone. Else it, and its backend, stay until leave(). */
+static int32_t enter(gio_queue *queue)
+{
+    gio_mutex_lock(&queue->mutex);
+    int32_t code = queue->closing ? GIO_E_CLOSED : 0;
+    queue->inside += code == 0;
+    gio_mutex_unlock(&queue->mutex);
+    return code;
+}
+
+static void leave(gio_queue *queue)
+{
+    gio_mutex_lock(&queue->mutex);
+    queue->inside--;
+    gio_mutex_unlock(&queue->mutex);
+}
+
+/* The system has opened it: what the queue has to know of it. */
+static int32_t adopt(gio_file *file, gio_file_facts *facts)
+{
+    gio_queue *queue = file->queue;
+    int32_t code = gio_os_file_size(file, &file->known_end);
+
+    find_limits(file, facts);
     file->valid_end = file->known_end;
+    file->backend = queue->backend;
     if (code == 0)
-        code = adopt(queue, file, &facts->backend_code);
-    if (code) {
+        code = enter(queue);
+    if (code)
+        return code;
+    if (queue->backend->adopt)
+        code = queue->backend->adopt(queue, file, &facts->backend_code);
+    leave(queue);
+    return code;
+}
+
+static gio_file *new_file(gio_queue *queue, int32_t access, int32_t durable)
+{
+    gio_file *file = calloc(1, sizeof *file);
+
+    if (file == NULL)
+        return NULL;
+    file->queue = queue;
+    file->lock_handle = -1;
+    file->durable = durable;
+    file->writeable = (access & GIO_ACCESS_WRITE) != 0;
+    file->heeds_locks = (access & GIO_ACCESS_HEED_LOCKS) != 0;
+    gio_mutex_init(&file->lock_mutex);
+    return file;
+}
+
+static void discard(gio_file *file)
+{
+    gio_mutex_destroy(&file->lock_mutex);
+    free(file);
+}
+
+static int32_t is_closing(gio_queue *queue)
+{
+    gio_mutex_lock(&queue->mutex);
+    int32_t closing = queue->closing;
+    gio_mutex_unlock(&queue->mutex);
+    return closing;
+}
+
+int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
+                      int32_t durable, gio_file **out, gio_file_facts *facts)
+{
+    int32_t code = gio_queue_usable(queue), rights = access & (GIO_ACCESS_READ | GIO_ACCESS_WRITE);
+
+    if (code)
+        return code;
+    if (is_closing(queue)) /* before anything is made or cut */
+        return GIO_E_CLOSED;
+    gio_file *file = new_file(queue, access, durable);
+    if (file == NULL)
+        return gio_code_no_memory();
+    code = gio_os_file_open(file, path, rights, create, direct, durable, facts);
+    if (code == 0 && (code = adopt(file, facts)) != 0)
         gio_os_file_close(file, 0);
-        gio_mutex_destroy(&file->lock_mutex);
-        free(file);
+    if (code) {
+        discard(file);
         return code;
     }
     gio_queue_count_holder(queue, +1);
     *out = file;
     return 0;
 }
+
+/* ---- an open file ---------------------------------------------------------------------------------------- */
 
 /* 0, FORKED or CLOSED. It is for the caller to see to it that nobody closes the file meanwhile. */
 static int32_t usable(gio_file *file)
@@ -149,6 +189,8 @@ int32_t gio_file_flush(gio_file *file)
     int32_t code = usable(file);
     return code ? code : gio_os_file_flush(file);
 }
+
+/* ---- closing --------------------------------------------------------------------------------------------- */
 
 /* In a forked child the mutex may be anyone's; there is one thread. */
 static int32_t close_locks(gio_file *file, int forked)

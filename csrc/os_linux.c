@@ -420,50 +420,64 @@ static void remove_created(const char *path, int fd)
         unlink(path);
 }
 
+static int32_t truncate_unlocked(gio_file *file)
+{
+    struct stat status;
+
+    if (fstat((int)file->buffered_handle, &status) < 0)
+        return errno;
+    if (!S_ISREG(status.st_mode)) /* a device has the size it has */
+        return 0;
+    int32_t code = gio_locks_check_resize(file, (uint64_t)status.st_size, 0);
+    return code ? code : gio_os_file_resize(file, 0);
+}
+
+/* Makes of the ordinary descriptor the one or two that the file is to have. */
+static int32_t open_transfers(int ordinary, int flags, int32_t direct, int *transfers, gio_file_facts *facts)
+{
+    struct file_status unused;
+    int around;
+
+    *transfers = ordinary;
+    if (direct == GIO_DIRECT_NO) {
+        find_alignment(ordinary, &unused, facts); /* the rules of write_gather are the same for buffered files */
+        facts->direct_code = GIO_E_NOT_ASKED;
+        return 0;
+    }
+    facts->direct_code = open_direct(ordinary, flags, &around, facts);
+    facts->direct = facts->direct_code == 0;
+    if (facts->direct)
+        *transfers = around;
+    return direct == GIO_DIRECT_YES ? facts->direct_code : 0;
+}
+
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
                          int32_t durable, gio_file_facts *facts)
 {
     int flags = access == GIO_ACCESS_READ ? O_RDONLY : access == GIO_ACCESS_WRITE ? O_WRONLY : O_RDWR;
-    int ordinary = -1, around = -1, created;
+    int ordinary = -1, transfers = -1, created;
 
     memset(facts, 0, sizeof *facts);
     if (durable)
         flags |= O_DSYNC;
     int32_t code = open_ordinary(path, flags, create, &ordinary, &created);
-    if (code == 0) {
-        if (direct == GIO_DIRECT_NO) {
-            struct file_status unused;
-            find_alignment(ordinary, &unused, facts); /* the rules of write_gather are the same for buffered files */
-            facts->direct_code = GIO_E_NOT_ASKED;
-        } else {
-            facts->direct_code = open_direct(ordinary, flags, &around, facts);
-            facts->direct = facts->direct_code == 0;
-        }
-        if (direct == GIO_DIRECT_YES)
-            code = facts->direct_code;
-    }
-    if (code == 0 && create == GIO_OPEN_TRUNCATE && !created) {
-        struct stat status;
-        file->buffered_handle = ordinary;
-        if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode))
-            code = gio_locks_check_resize(file, (uint64_t)status.st_size, 0);
-        if (code == 0 && S_ISREG(status.st_mode))
-            code = gio_os_file_resize(file, 0);
-    }
-    if (code) {
-        if (around >= 0)
-            close(around);
-        if (ordinary >= 0 && created)
-            remove_created(path, ordinary);
-        if (ordinary >= 0)
-            close(ordinary);
-        return code;
-    }
-    facts->created = created;
-    file->writes_through = durable; /* O_DSYNC */
+    if (code == 0)
+        code = open_transfers(ordinary, flags, direct, &transfers, facts);
     file->buffered_handle = ordinary;
-    file->handle = facts->handle = around >= 0 ? around : ordinary;
-    return 0;
+    file->handle = facts->handle = transfers;
+    file->writes_through = durable; /* O_DSYNC */
+    facts->created = created;
+    if (code == 0 && create == GIO_OPEN_TRUNCATE && !created)
+        code = truncate_unlocked(file);
+    if (code == 0)
+        return 0;
+    if (transfers >= 0 && transfers != ordinary)
+        close(transfers);
+    if (ordinary >= 0 && created)
+        remove_created(path, ordinary);
+    if (ordinary >= 0)
+        close(ordinary);
+    return code;
 }
 
 /* ---- files: length and stable storage ------------------------------------------------------------------ */

@@ -390,6 +390,21 @@ static void find_facts(gio_file *file, HANDLE handle, gio_file_facts *facts)
         file->may_block = (information.dwFileAttributes & (FILE_ATTRIBUTE_COMPRESSED | FILE_ATTRIBUTE_ENCRYPTED)) != 0;
 }
 
+/* A handle beside the first one that goes around the cache; INVALID_HANDLE_VALUE, and the reason in the facts. */
+static HANDLE open_around(HANDLE first, DWORD rights, DWORD flags, gio_file_facts *facts)
+{
+    HANDLE around = INVALID_HANDLE_VALUE;
+
+    if (facts->offset_alignment > GIO_STAGE_BYTES) {
+        facts->direct_code = GIO_E_COARSE;
+    } else {
+        around = ReOpenFile(first, rights, SHARING, flags | FILE_FLAG_NO_BUFFERING);
+        facts->direct_code = around == INVALID_HANDLE_VALUE ? (int32_t)GetLastError() : 0;
+    }
+    facts->direct = around != INVALID_HANDLE_VALUE;
+    return around;
+}
+
 /* Makes of the first handle those that the file is to have. */
 static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t durable, HANDLE *transfers,
                             HANDLE *ragged, gio_file_facts *facts)
@@ -401,11 +416,8 @@ static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t 
         facts->direct_code = GIO_E_NOT_ASKED;
         return 0;
     }
-    HANDLE around = facts->offset_alignment > GIO_STAGE_BYTES
-                        ? INVALID_HANDLE_VALUE
-                        : ReOpenFile(first, rights, SHARING, flags | FILE_FLAG_NO_BUFFERING);
-    if (around != INVALID_HANDLE_VALUE) {
-        facts->direct = 1;
+    HANDLE around = open_around(first, rights, flags, facts);
+    if (facts->direct) {
         *transfers = around;
         if (!(rights & GENERIC_WRITE)) { /* no ragged ends */
             CloseHandle(first);
@@ -413,7 +425,6 @@ static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t 
         }
         return 0;
     }
-    facts->direct_code = facts->offset_alignment > GIO_STAGE_BYTES ? GIO_E_COARSE : (int32_t)GetLastError();
     if (direct == GIO_DIRECT_YES)
         return facts->direct_code;
     HANDLE plain = ReOpenFile(first, rights, SHARING, flags); /* the first one writes through */
