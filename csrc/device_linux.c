@@ -3,7 +3,8 @@
  * A device's number does not say which device it is: it is used again when another one is plugged in, or another image given to
  * a loop device. A mount does. As long as it is there its device is the same one, and since Linux 6.8 statx(2) tells a number of
  * the mount that no other one ever has (STATX_MNT_ID_UNIQUE). Where no such number is told /sys is asked each time, and so it
- * is for a device that is opened itself: nothing keeps its number.
+ * is for a device that is opened itself: nothing keeps its number. What a driver changes under a mount is seen by the next one:
+ * it is a matter of speed alone, and alignments are told for each file.
  */
 #include <fcntl.h>
 #include <pthread.h>
