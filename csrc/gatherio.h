@@ -178,9 +178,12 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
  * EFAULT: its file has become shorter, its disk is full, or there are no huge pages left. Before Linux 5.14, and on Windows,
  * these end the process. */
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
-/* What comes last is the thing itself, here and in what else frees: Python binds the rest beforehand, and no bytecode, in
- * which a signal could raise, stands between the end of an object and this. */
 void gio_pages_free(uint64_t allocated, void *address);
+/* Frees the pages that stand at `address`, if any, and takes them away there. What comes last is the place of the thing itself,
+ * here and in what else lets go: Python binds the rest, and makes this the place's end, before the thing is made. So no
+ * bytecode, in which a signal could raise, stands between a thing's making and its having an owner, or between an object's end
+ * and the thing's. */
+void gio_pages_let_go(const uint64_t *allocated, void **address);
 
 /* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and
  * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. gio_queue_free closes as well; the
@@ -279,22 +282,23 @@ void gio_event_set(gio_event *event);
 void gio_event_clear(gio_event *event);
 int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */
 void gio_event_free(gio_event *event);
+void gio_event_let_go(gio_event **place); /* frees what stands there, if anything */
 
-/* Sections: what can be mapped, a file or memory. Windows: the parts that are. The words are those of Windows.
+/* Sections: what can be mapped, a file or memory. Views: the parts that are. The words are those of Windows.
  * `size` 0 is the file's. With `expected` no other file than that one is mapped, or touched: OTHER_FILE. NULL: any. Memory is
  * zero at first. A name is plain text in the system's own encoding. It is this user's only, and what another user has put
- * there is refused: FOREIGN. Who creates it (`created`) keeps others out until gio_section_publish. Such a call may wait for
- * another process of this user, and be INTERRUPTED.
+ * there is refused: FOREIGN. Without a `header` it is opened; with one it is created if there is none yet (`created`), and
+ * begins with the header. Such a call may wait for another process of this user, and be INTERRUPTED.
  * gio_section_reserve comes next: it makes a file that is shorter than `size` longer, with its space reserved, and gives new
  * memory its pages, a part at a time. INTERRUPTED: call it again, and it goes on. It never makes a file shorter, and writes
- * nothing.
- * gio_section_close lets go of the file and the name; windows stay. It tells what closing the file gave, or who is inside
+ * nothing. At its end others may open a new name; until then, or until the section is closed, they wait.
+ * gio_section_close lets go of the file and the name; views stay. It tells what closing the file gave, or who is inside
  * another call for the section meanwhile does. gio_section_free comes last for the owner. Sections
  * are an exception to the rule about fork(): the child goes on with its parent's, and has names open in its own right. */
 typedef struct gio_section gio_section;
 typedef struct {
     uint64_t size;        /* in bytes; of a name that existed, what there is */
-    uint64_t granularity; /* windows begin at multiples of it */
+    uint64_t granularity; /* views begin at multiples of it */
     uint64_t device;      /* the file, so that it is known again; 0 for memory */
     uint64_t inode;
     int32_t created;      /* the memory is new */
@@ -315,26 +319,25 @@ enum {
 };
 int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size,
                             const gio_file_identity *expected, gio_section **section, gio_section_facts *facts);
-int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
-                              gio_section **section, gio_section_facts *facts);
+int32_t gio_section_of_memory(const void *name, const void *header, uint64_t header_bytes, int32_t access, int32_t flags,
+                              uint64_t size, gio_section **section, gio_section_facts *facts);
 int32_t gio_section_reserve(gio_section *section);
-void gio_section_publish(gio_section *section);
 int32_t gio_section_close(gio_section *section);
 void gio_section_free(gio_section *section);
 void gio_section_let_go(gio_section **place); /* frees what stands there, if anything */
-int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);
-void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address);
+int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **view);
+void gio_section_unmap(gio_section *section, uint64_t nbytes, void **view); /* what stands there, if anything */
 /* To stable storage: a mapped range, or everything. */
 int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes);
 int32_t gio_section_flush_all(gio_section *section);
 int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes, int32_t advice);
-/* Of a section made with GIO_MAP_RESERVE, the range at `address` in a window and `offset` in the section, both multiples of
+/* Of a section made with GIO_MAP_RESERVE, the range at `address` in a view and `offset` in the section, both multiples of
  * the granularity. BEYOND: not all of it is committed. */
 int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
-/* Between a window and other memory, GIO_READ out of the window; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
+/* Between a view and other memory, GIO_READ out of the view; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
  * where the file has become shorter than `end`, where the range ends in the file. */
-int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
+int32_t gio_section_copy(gio_section *section, int32_t direction, void *view, void *memory, uint64_t nbytes,
                          uint64_t end);
 
 /* The plan alone, for tests: the pieces that an operation is cut into. */

@@ -716,6 +716,12 @@ void gio_event_free(gio_event *event)
     free(event);
 }
 
+void gio_event_let_go(gio_event **place)
+{
+    gio_event_free(*place);
+    *place = NULL;
+}
+
 /* ---- what this system has ------------------------------------------------------------------------------- */
 
 const gio_backend *const gio_backends[] = {&gio_backend_uring, &gio_backend_threads, &gio_backend_sync, NULL};

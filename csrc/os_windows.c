@@ -135,10 +135,11 @@ static int32_t slab_allocate(uint64_t nbytes, void **address)
     if (slab == NULL) {
         code = ERROR_NOT_ENOUGH_MEMORY;
     } else {
-        *address = slab->base + (uint64_t)first * page_bytes();
-        if (VirtualAlloc(*address, (SIZE_T)nbytes, MEM_COMMIT, PAGE_READWRITE) == NULL) {
+        void *pages = slab->base + (uint64_t)first * page_bytes();
+        if (VirtualAlloc(pages, (SIZE_T)nbytes, MEM_COMMIT, PAGE_READWRITE) == NULL) {
             code = (int32_t)GetLastError();
         } else {
+            *address = pages;
             memset(&slab->taken[first], 1, count);
             slab->used += count;
         }
@@ -697,6 +698,12 @@ void gio_event_free(gio_event *event)
         return;
     CloseHandle(event->handle);
     free(event);
+}
+
+void gio_event_let_go(gio_event **place)
+{
+    gio_event_free(*place);
+    *place = NULL;
 }
 
 /* ---- what this system has ------------------------------------------------------------------------------- */

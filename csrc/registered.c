@@ -185,6 +185,13 @@ void gio_pages_free(uint64_t allocated, void *address)
     gio_os_pages_free(address, allocated);
 }
 
+void gio_pages_let_go(const uint64_t *allocated, void **address)
+{
+    if (*address)
+        gio_pages_free(*allocated, *address);
+    *address = NULL;
+}
+
 void gio_registered_forget(const gio_queue *queue)
 {
     kept taken;

@@ -58,7 +58,7 @@ def path(disk_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def maps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The windows that were mapped: start and stop of each."""
+    """The views that were mapped: start and stop of each."""
     seen: list[tuple[int, int]] = []
     true_map = mapping_module.Section.map
 
@@ -498,7 +498,7 @@ def test_a_signal_while_memory_is_committed(tmp_path: Path) -> None:
 
 
 def test_beyond_4_gib(disk_dir: Path) -> None:
-    """The high halves of offsets and lengths; windows, and views that cross them."""
+    """The high halves of offsets and lengths; views, and arrays that cross their ends."""
     path = disk_dir / "sparse"
     with open(path, "wb") as plain:
         plain.truncate(5 * GIB + 77)
@@ -526,44 +526,44 @@ def test_beyond_4_gib(disk_dir: Path) -> None:
                 assert int.from_bytes(plain.read(8), "little") == mark + 1
 
 
-# --- windows ---
+# --- views ---
 
 
 @pytest.mark.parametrize("by", [-1, 0, 1])
-def test_a_view_that_ends_where_windows_do(
+def test_an_array_that_ends_where_views_do(
     disk_dir: Path, maps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, by: int
 ) -> None:
-    """On the boundary, where the next window begins and where its own ends; a byte before, and a byte behind."""
-    window, count = 64 * KIB, 5
-    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", window)
-    path = disk_dir / "windows"
-    path.write_bytes(words(0, count * window))
+    """On the boundary, where the next view begins and where its own ends; a byte before, and a byte behind."""
+    unit, count = 64 * KIB, 5
+    monkeypatch.setattr(mapping_module, "VIEW_BYTES", unit)
+    path = disk_dir / "views"
+    path.write_bytes(words(0, count * unit))
     with gio.Mapping(path, "r") as m:
-        for boundary in range(window, count * window + 1, window):
-            for start in (boundary - 1, boundary - window, boundary - 2 * window, boundary - 2 * window + 5000, 0):
+        for boundary in range(unit, count * unit + 1, unit):
+            for start in (boundary - 1, boundary - unit, boundary - 2 * unit, boundary - 2 * unit + 5000, 0):
                 stop = min(boundary + by, m.size)
                 if not 0 <= start < stop:
                     continue
                 maps.clear()
-                view = m.array(stop - start, "u1", start)
-                assert_same_bytes(view, words(start, stop - start), start)
-                first = start - start % window
-                for begin, end in maps:  # the window of its beginning wherever it lies within one, and no other
+                array = m.array(stop - start, "u1", start)
+                assert_same_bytes(array, words(start, stop - start), start)
+                first = start - start % unit
+                for begin, end in maps:  # the view of its beginning wherever it lies within one, and no other
                     assert begin <= start and stop <= end
-                    assert (begin == first and end == min(first + 2 * window, m.size)) or stop > first + 2 * window
+                    assert (begin == first and end == min(first + 2 * unit, m.size)) or stop > first + 2 * unit
 
 
-def test_many_small_views_are_few_mappings(path: Path, maps: list[tuple[int, int]]) -> None:
+def test_many_small_arrays_are_few_views(path: Path, maps: list[tuple[int, int]]) -> None:
     with gio.Mapping(path) as m:
         for i in range(100_000):
             m.array(1, "u1", i)
     assert len(maps) == 1
 
 
-def test_windows_come_and_go_but_not_under_arrays(
+def test_views_come_and_go_but_not_under_arrays(
     disk_dir: Path, maps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", 64 * KIB)
+    monkeypatch.setattr(mapping_module, "VIEW_BYTES", 64 * KIB)
     path = disk_dir / "file"
     data = words(0, 4 * MIB + 5)
     path.write_bytes(data)
@@ -572,7 +572,7 @@ def test_windows_come_and_go_but_not_under_arrays(
         crossing = m.array(300_000, "u1", 200_001)
         for at in range(0, 4 * MIB, 30_011):
             assert_same_bytes(m.array(5, "u1", at), data[at : at + 5], at)
-        assert len(m._kept) == mapping_module.WINDOWS_KEPT
+        assert len(m._kept) == mapping_module.VIEWS_KEPT
         assert len(m._living) > len(held) / 2
         for i, array in enumerate(held):
             assert_same_bytes(array, data[i * 100_000 : i * 100_000 + 50_000])
@@ -581,7 +581,7 @@ def test_windows_come_and_go_but_not_under_arrays(
         assert m.read(200_001, 1)[0] == crossing[0] == path.read_bytes()[200_001]
         del held, crossing, array
         gc.collect()
-        assert len(m._living) == mapping_module.WINDOWS_KEPT
+        assert len(m._living) == mapping_module.VIEWS_KEPT
         assert all(start % (64 * KIB) == 0 for start, _ in maps)
 
 
@@ -636,7 +636,7 @@ actions = st.tuples(
 def test_views_against_a_bytearray(
     size: int, sequence: list[tuple[str, tuple[int, int], int]], named: bool, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", 64 * KIB)
+    monkeypatch.setattr(mapping_module, "VIEW_BYTES", 64 * KIB)
     path = tmp_path / "model"
     path.write_bytes(words(0, size))
     model = bytearray(words(0, size))
@@ -675,8 +675,8 @@ def test_views_against_a_bytearray(
 
 
 @on_linux
-def test_where_addresses_are_few_windows_are_small(path: Path) -> None:
-    """RLIMIT_AS is less than a window: what is asked for is mapped, and no more."""
+def test_where_addresses_are_few_views_are_small(path: Path) -> None:
+    """RLIMIT_AS is less than a view: what is asked for is mapped, and no more."""
     script = """
     import os, resource, sys
     import gatherio as gio, numpy as np
@@ -957,7 +957,7 @@ def test_advice_changes_nothing_but_speed(path: Path) -> None:
 
 
 @on_linux
-def test_advice_reaches_the_kernel_and_windows_to_come(path: Path) -> None:
+def test_advice_reaches_the_kernel_and_views_to_come(path: Path) -> None:
     with gio.Mapping(path) as m:
         m.advise("random")
         text = Path("/proc/self/smaps").read_text()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
+import operator
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from gatherio import _gatherio  # type: ignore[attr-defined]
@@ -149,6 +152,30 @@ def os_error(code: int, text: str, path: object = None) -> OSError:
     if sys.platform == "win32" and (code not in _NUMBERS or code in _WINDOWS_CODES):
         failure.winerror = _WINDOWS_CODES.get(code, code)
     return failure
+
+
+# --- what the core makes ---
+
+
+def owned(kind: str, end: Callable[[Any], object]) -> Any:
+    """A place for the core to put something in, with its end attached before it is there.
+
+    A signal during the call that makes it raises right behind that call, where nobody else knows of it yet.
+
+    Parameters
+    ----------
+    kind : str
+        The type of C that points to the place.
+    end : callable
+        Takes the place, and ends what stands there, if anything. A function of the core, with the first arguments
+        bound: in one of Python's a signal could raise, unheard, and the rest would not be done.
+    """
+    return ffi.gc(ffi.new(kind), end)
+
+
+def kept(pointer: Any, place: Any) -> Any:
+    """A pointer to what stands in a place of `owned`, which stays as long as this does."""
+    return ffi.gc(pointer, functools.partial(operator.is_, place))  # which does nothing but refer to it
 
 
 # --- the end of the interpreter ---

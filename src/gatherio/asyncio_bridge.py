@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from ._native import check, ffi, lib
+from ._native import check, kept, lib, owned
 
 if TYPE_CHECKING:
     from .operation import Operation
@@ -43,12 +43,12 @@ class Bridge:
         self._watched: list[int] = []
         ring = lib.gio_queue_poll_handle(queue._native)
         self._ring = os.dup(ring) if ring >= 0 else -1
-        place = ffi.new("gio_event **")
+        place = owned("gio_event **", lib.gio_event_let_go)
         code = lib.gio_event_create(place)
         if code:
             self._close_ring()
         check(code, "making an event")
-        self._event = ffi.gc(place[0], lib.gio_event_free)
+        self._event = kept(place[0], place)
         self._can_watch = lib.gio_event_handle(self._event) >= 0
 
     @staticmethod

@@ -3,8 +3,8 @@
 What CreateFileMapping, OpenFileMapping, MapViewOfFile, FlushViewOfFile and UnmapViewOfFile do on Windows, and mmap,
 memfd_create, msync and munmap on Linux, with the same rules on both; examples/README.md sets the two side by side.
 
-Mapped are windows of some GiB, far larger than most arrays, and the last few stay mapped: a million small arrays need
-no million system calls. An array refers to the window it lies in, and a window goes with the last one who refers to
+Mapped are views of some GiB, far larger than most arrays, and the last few stay mapped: a million small arrays need
+no million system calls. An array refers to the view it lies in, and a view goes with the last one who refers to
 it. Nothing else unmaps.
 """
 
@@ -48,13 +48,13 @@ _ADVICE: Final[dict[str, int]] = {
     "willneed": lib.GIO_ADVICE_WILLNEED,
     "dontneed": lib.GIO_ADVICE_DONTNEED,
 }
-#: Windows begin at multiples of this and are twice as long, so that an array of up to this size lies within one of
+#: Views begin at multiples of this and are twice as long, so that an array of up to this size lies within one of
 #: them wherever it begins. Addresses are plenty (128 TiB), and what is mapped and not touched costs nothing else.
-WINDOW_BYTES: Final = 1 << 30
+VIEW_BYTES: Final = 1 << 30
 #: Memory that is committed at once: a tenth of a second, in which Python does not see signals.
 _COMMIT_BYTES: Final = 1 << 28
-#: Windows that stay mapped with no array in them.
-WINDOWS_KEPT: Final = 8
+#: Views that stay mapped with no array in them.
+VIEWS_KEPT: Final = 8
 
 
 class Mapping:
@@ -124,8 +124,8 @@ class Mapping:
     size: int
     created: bool
 
-    _section: Section = None  # type: ignore[assignment]  # what is mapped; None while it is being made
-    _holder: Section | None = None  # what has the name; the same as `_section` for named memory that is written
+    _section: Section  # what is mapped
+    _holder: Section  # what has the name, if it has one; the same as `_section` for named memory that is written
     _whole_path: str | bytes  # wherever the working directory moves
     _access: int
     _flags: int
@@ -161,21 +161,24 @@ class Mapping:
             | lib.GIO_MAP_LARGE_PAGES * bool(large_pages)
             | lib.GIO_MAP_NO_CACHE * bool(no_cache)
         )
-        with self._closing_on_failure():
+        try:
             self._make(path, name, size)
+        except BaseException:
+            self._abandon()
+            raise
 
     def _make(self, path: Path | None, name: str | None, size: int | None) -> None:
         wanted = Header(size or 0, 0, 0, self._flags, b"")
         if path is not None:
             self._whole_path = os.path.abspath(os.fspath(path))
-            self._section = Section.of_file(path, self._access, self._flags, size or 0)
+            self._section.open_file(path, self._access, self._flags, size or 0)
             self.size = self._section.size
             wanted = Header(self.size, *self._section.identity, self._flags, os.fsencode(self._whole_path))
         elif name is None:
-            self._section = Section.of_memory(None, True, self._access, self._flags, wanted.size)
+            self._section.open_memory(None, None, self._access, self._flags, wanted.size)
             self.size = wanted.size
         if name is not None:
-            self._holder, found = hold(name, wanted)
+            found = hold(self._holder, name, wanted)
             self.created = self._holder.created
             if not found.stands_for_the_same_as(wanted):
                 raise FileExistsError(errno.EEXIST, "the name exists already, and stands for something else", name)
@@ -206,32 +209,29 @@ class Mapping:
         mapping._set_up(None, access, name)
         mapping._flags = lib.GIO_MAP_EXECUTE * bool(execute)
         mapping.created = False
-        with mapping._closing_on_failure():
+        try:
             mapping._find(name)
+        except BaseException:
+            mapping._abandon()
+            raise
         return mapping
 
     def _find(self, name: str) -> None:
-        self._holder, found = find(name)
+        found = find(self._holder, name)
         if not found.path:
             self._map_named_memory(found)
         else:
             path = os.fsdecode(found.path)
             self.path = self._whole_path = path
             identity = found.device, found.inode
-            self._section = Section.of_file(path, self._access, self._flags, found.size, identity)
+            self._section.open_file(path, self._access, self._flags, found.size, identity)
             self.size = self._section.size
         self._ready()
 
-    @contextlib.contextmanager
-    def _closing_on_failure(self) -> Iterator[None]:
+    def _abandon(self) -> None:
         """A traceback keeps the half-made mapping alive, and must not keep its name."""
-        try:
-            yield
-        except BaseException:
-            self._closed = False
-            with contextlib.suppress(OSError):  # why it was not made is what is to be told
-                self.close()
-            raise
+        with contextlib.suppress(OSError):  # why it was not made is what is to be told
+            self.close()
 
     # -- making it --------------------------------------------------------------------------------------------------
 
@@ -241,6 +241,7 @@ class Mapping:
         self.path, self.access, self.name, self.created = path, access, name, True
         self.size = 0
         self._access = _ACCESS[access]
+        self._section, self._holder = Section(), Section()
         self._base = 0  # of the data in the section
         self._advice = lib.GIO_ADVICE_NORMAL
         self._lock = threading.RLock()  # a signal handler may use the mapping as well
@@ -248,75 +249,75 @@ class Mapping:
         self._living: weakref.WeakValueDictionary[tuple[int, int], Bytes] = weakref.WeakValueDictionary()
 
     def _map_named_memory(self, found: Header) -> None:
-        assert self.name is not None and self._holder is not None
         self._flags |= found.flags & ~lib.GIO_MAP_EXECUTE
-        self._section = self._holder
         if self._access != lib.GIO_MAP_WRITE or self._flags & ~found.flags:
-            self._section = Section.of_memory(self.name, False, self._access, self._flags, 0)
+            self._section.open_memory(self.name, None, self._access, self._flags, 0)
+        else:
+            self._section = self._holder
         self.size, self._base = found.size, HEADER_BYTES
 
     def _ready(self) -> None:
         self._end = self._base + self.size
         self._closed = False
         if self._access == lib.GIO_MAP_COPY or self._flags & lib.GIO_MAP_EXECUTE:
-            self._window(0, 1, checked=False)  # what cannot be mapped so, fails now
+            self._view(0, 1, checked=False)  # what cannot be mapped so, fails now
         _living.add(self)
 
-    # -- windows ----------------------------------------------------------------------------------------------------
+    # -- views ----------------------------------------------------------------------------------------------------
 
     def _span(self, start: int, stop: int) -> tuple[int, int]:
-        """The window for the section's bytes [start, stop)."""
-        # One window for all of a private copy: another one would be another copy.
-        if self._access == lib.GIO_MAP_COPY or self._end <= 2 * WINDOW_BYTES:
+        """The view for the section's bytes [start, stop)."""
+        # One view for all of a private copy: another one would be another copy.
+        if self._access == lib.GIO_MAP_COPY or self._end <= 2 * VIEW_BYTES:
             return 0, self._end
-        first = start - start % WINDOW_BYTES
-        if stop <= first + 2 * WINDOW_BYTES:
-            return first, min(first + 2 * WINDOW_BYTES, self._end)
+        first = start - start % VIEW_BYTES
+        if stop <= first + 2 * VIEW_BYTES:
+            return first, min(first + 2 * VIEW_BYTES, self._end)
         return self._tight_span(start, stop)
 
     def _tight_span(self, start: int, stop: int) -> tuple[int, int]:
         step = self._section.granularity
         return start - start % step, min(-(-stop // step) * step, self._end)
 
-    def _window(self, offset: int, nbytes: int, checked: bool = True) -> tuple[Bytes, int]:
-        """A window that holds the range, and where in it the range begins."""
+    def _view(self, offset: int, nbytes: int, checked: bool = True) -> tuple[Bytes, int]:
+        """A view that holds the range, and where in it the range begins."""
         start, stop = self._base + offset, self._base + offset + nbytes
         with self._lock:
             self._check_open()
             span = self._span(start, stop)
-            window = self._kept.get(span)
-            if window is not None:
+            view = self._kept.get(span)
+            if view is not None:
                 self._kept.move_to_end(span)
             else:
-                window = self._living.get(span)
-                if window is None:
-                    span, window = self._map(span, start, stop)
-                self._keep(span, window)
+                view = self._living.get(span)
+                if view is None:
+                    span, view = self._map(span, start, stop)
+                self._keep(span, view)
         if checked and self._flags & lib.GIO_MAP_RESERVE:
-            self._check_committed(window, span, start, nbytes)
-        return window, start - span[0]
+            self._check_committed(view, span, start, nbytes)
+        return view, start - span[0]
 
     def _map(self, span: tuple[int, int], start: int, stop: int) -> tuple[tuple[int, int], Bytes]:
         try:
-            window = self._section.map(*span)
+            view = self._section.map(*span)
         except OSError as failure:
             tight = self._tight_span(start, stop)
             if failure.errno != errno.ENOMEM or tight == span or self._access == lib.GIO_MAP_COPY:
                 raise
             self._kept.clear()  # addresses are limited here (RLIMIT_AS)
-            span, window = tight, self._section.map(*tight)
+            span, view = tight, self._section.map(*tight)
         if self._advice != lib.GIO_ADVICE_NORMAL:
-            self._advise(window, 0, window.size, self._advice)
-        self._living[span] = window
-        return span, window
+            self._advise(view, 0, view.size, self._advice)
+        self._living[span] = view
+        return span, view
 
-    def _keep(self, span: tuple[int, int], window: Bytes) -> None:
-        self._kept[span] = window
-        while len(self._kept) > WINDOWS_KEPT:
+    def _keep(self, span: tuple[int, int], view: Bytes) -> None:
+        self._kept[span] = view
+        while len(self._kept) > VIEWS_KEPT:
             self._kept.popitem(last=False)
 
-    def _check_committed(self, window: Bytes, span: tuple[int, int], start: int, nbytes: int) -> None:
-        address = ffi.from_buffer("char[]", window) + (start - span[0])
+    def _check_committed(self, view: Bytes, span: tuple[int, int], start: int, nbytes: int) -> None:
+        address = ffi.from_buffer("char[]", view) + (start - span[0])
         code = lib.gio_section_committed(self._section.native, address, start, nbytes)
         if code == lib.GIO_E_BEYOND:
             raise ValueError(
@@ -324,12 +325,12 @@ class Mapping:
             )
         check(code, "looking for committed memory", self._about())
 
-    def _windows_over(self, offset: int, nbytes: int) -> Iterator[tuple[Bytes, int, int]]:
-        """Windows that together cover a range of any length: each with where in it the part begins, and its length."""
+    def _views_over(self, offset: int, nbytes: int) -> Iterator[tuple[Bytes, int, int]]:
+        """Views that together cover a range of any length: each with where in it the part begins, and its length."""
         while nbytes > 0:
-            step = min(nbytes, WINDOW_BYTES)
-            window, position = self._window(offset, step, checked=False)
-            yield window, position, step
+            step = min(nbytes, VIEW_BYTES)
+            view, position = self._view(offset, step, checked=False)
+            yield view, position, step
             offset += step
             nbytes -= step
 
@@ -395,8 +396,8 @@ class Mapping:
             nothing: Array = np.ndarray(sizes, kind, order=order)  # np.empty gives "U0" a character
             nothing.flags.writeable = self._access != lib.GIO_MAP_READ
             return nothing
-        window, position = self._window(offset, nbytes)
-        array: Array = np.ndarray(sizes, kind, window, position, order=order)
+        view, position = self._view(offset, nbytes)
+        array: Array = np.ndarray(sizes, kind, view, position, order=order)
         return array
 
     def write(self, data: Any, offset: int) -> int:
@@ -482,8 +483,8 @@ class Mapping:
         offset, nbytes = self._checked_range(offset, memory.size)
         if nbytes == 0:
             return
-        window, position = self._window(offset, nbytes)
-        code = self._section.copy(direction, window, position, memory, self._base + offset + nbytes)
+        view, position = self._view(offset, nbytes)
+        code = self._section.copy(direction, view, position, memory, self._base + offset + nbytes)
         self._check(code, f"{'reading' if direction == lib.GIO_READ else 'writing'} {nbytes} bytes at offset {offset}")
 
     def _check(self, code: int, doing: str) -> None:
@@ -586,8 +587,8 @@ class Mapping:
         if nbytes == self.size:
             self._check(lib.gio_section_flush_all(self._section.native), "flushing to stable storage")
             return
-        for window, position, step in self._windows_over(offset, nbytes):
-            address = ffi.from_buffer("char[]", window) + position
+        for view, position, step in self._views_over(offset, nbytes):
+            address = ffi.from_buffer("char[]", view) + position
             self._check(
                 lib.gio_section_flush(self._section.native, address, step),
                 f"flushing {nbytes} bytes at offset {offset} to stable storage",
@@ -614,8 +615,8 @@ class Mapping:
         step = self._section.granularity
         start = (self._base + offset) // step * step - self._base
         most = _COMMIT_BYTES
-        for window, position, part in self._windows_over(start, offset + nbytes - start if nbytes else 0):
-            address = ffi.from_buffer("char[]", window) + position
+        for view, position, part in self._views_over(start, offset + nbytes - start if nbytes else 0):
+            address = ffi.from_buffer("char[]", view) + position
             done = 0
             while done < part:
                 now = min(part - done, most)
@@ -645,12 +646,12 @@ class Mapping:
         offset, nbytes = self._checked_range(offset, length)
         code = _ADVICE[advice]
         if nbytes == self.size and advice in ("normal", "sequential", "random"):
-            self._advice = code  # for windows to come, too
-        for window, position, step in self._windows_over(offset, nbytes):
-            self._advise(window, position, step, code)
+            self._advice = code  # for views to come, too
+        for view, position, step in self._views_over(offset, nbytes):
+            self._advise(view, position, step, code)
 
-    def _advise(self, window: Bytes, position: int, nbytes: int, advice: int) -> None:
-        address = ffi.from_buffer("char[]", window) + position
+    def _advise(self, view: Bytes, position: int, nbytes: int, advice: int) -> None:
+        address = ffi.from_buffer("char[]", view) + position
         check(lib.gio_section_advise(self._section.native, address, nbytes, advice), "giving advice", self._about())
 
     # -- closing and moving -----------------------------------------------------------------------------------------
@@ -670,11 +671,10 @@ class Mapping:
             EDQUOT, ENOSPC). It is closed all the same. Nobody is told when a mapping goes without having been closed.
         """
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             self._kept.clear()
-        codes = [section.close() for section in (self._section, self._holder) if section is not None]
+        # Also where it is closed already: a signal may have raised in between.
+        codes = [section.close() for section in (self._section, self._holder)]
         code = next(filter(None, codes), 0)
         check(code, "closing the mapping: what was written to it may not have been stored", self._about())
 

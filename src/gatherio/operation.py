@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._handle import Handle
-from ._native import ClosedAtExitError, check, deadline_ns, error, ffi, is_over, lib, slice_ns
+from ._native import ClosedAtExitError, check, deadline_ns, error, ffi, is_over, lib, owned, slice_ns
 from .asyncio_bridge import Bridge
 from .errors import CancelledError, TimeoutError
 
@@ -380,12 +380,12 @@ def _wait_for_any(operations: Iterable[Operation], deadline: int | None) -> None
 @contextlib.contextmanager
 def new_event() -> Iterator[Any]:
     """An event of the core, freed at the end."""
-    place = ffi.new("gio_event **")
+    place = owned("gio_event **", lib.gio_event_let_go)
     check(lib.gio_event_create(place), "making an event")
     try:
         yield place[0]
     finally:
-        lib.gio_event_free(place[0])
+        ffi.release(place)
 
 
 def wait(ops: Iterable[Operation], timeout: float | None = None, return_when: str = ALL_COMPLETED) -> DoneAndNotDone:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._handle import Handle
-from ._native import deadline_ns, describe, ffi, is_over, lib, os_error
+from ._native import deadline_ns, describe, ffi, is_over, kept, lib, os_error, owned
 from .errors import AllocationError, PoolError, TimeoutError
 
 __all__ = ["Pool", "asaligned", "empty", "empty_like", "full", "is_aligned", "prefault", "zeros"]
@@ -284,16 +284,15 @@ def _gone(array: Array) -> ValueError:
 
 def _pages(nbytes: int, huge_pages: bool | None) -> Allocation:
     """Fresh zeroed pages, which are given back when the last view of them goes."""
-    address, allocated = ffi.new("void **"), ffi.new("uint64_t *")
+    allocated = ffi.new("uint64_t *")
+    address = owned("void **", functools.partial(lib.gio_pages_let_go, allocated))
     huge = lib.GIO_HUGE_AUTO if huge_pages is None else lib.GIO_HUGE_YES if huge_pages else lib.GIO_HUGE_NO
     code = lib.gio_pages_allocate(nbytes, huge, address, allocated)
     if code:
         how = f" of huge pages ({_HUGE_PAGES_NEED})" if huge_pages else ""
         raise MemoryError(f"cannot allocate {nbytes} bytes{how}: {describe(code)}")
     size = allocated[0]
-    # No function of Python's: a signal that raised in it would leave the pages where they are, and go unnoticed.
-    memory = ffi.gc(address[0], functools.partial(lib.gio_pages_free, size), size)
-    allocation: Allocation = Allocation(size, np.uint8, ffi.buffer(memory, size))
+    allocation: Allocation = Allocation(size, np.uint8, ffi.buffer(kept(address[0], address), size))
     return allocation
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._native import check, encode_name, encode_path, error, ffi, lib
+from ._native import check, encode_name, encode_path, error, ffi, kept, lib, owned
 from .pages import is_anonymous
 
 __all__ = ["HEADER_BYTES", "SIZE_MAX", "Header", "Section", "checked_name", "find", "hold"]
@@ -28,7 +28,7 @@ __all__ = ["HEADER_BYTES", "SIZE_MAX", "Header", "Section", "checked_name", "fin
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-#: Before the data of named memory: a window's offset is a multiple of this on Windows.
+#: Before the data of named memory: a view's offset is a multiple of this on Windows.
 HEADER_BYTES: Final = 64 * 1024
 #: With what both systems put around it, it fits into 255 bytes of a Linux file name and 260 characters on Windows.
 _NAME_MAX: Final = 200
@@ -41,76 +41,92 @@ _FLAGS: Final = lib.GIO_MAP_EXECUTE | lib.GIO_MAP_RESERVE | lib.GIO_MAP_LARGE_PA
 
 
 class Section:
-    """A section of the core, and windows mapped of it."""
+    """A section of the core, and views mapped of it.
 
-    def __init__(self, place: Any, facts: Any, access: int, about: object) -> None:
-        self.about = about  # for messages: the path or the name
-        self._place, self.native = place, place[0]
-        self.access = access
-        self.size = int(facts.size)
-        self.granularity = int(facts.granularity)
-        self.identity = (int(facts.device), int(facts.inode))
-        self.created = bool(facts.created)
-        self._is_memory = self.identity == (0, 0)
+    It is there before the core opens anything, so that whoever has it can close it, whatever a signal breaks off.
+    """
 
-    @classmethod
-    def of_file(
-        cls, path: Path, access: int, flags: int, size: int, expected: tuple[int, int] | None = None
-    ) -> Section:
-        """A file; if one is expected, by device and inode, that one or none."""
+    def __init__(self) -> None:
+        self._place = owned("gio_section **", lib.gio_section_let_go)
+        self._facts = ffi.new("gio_section_facts *")
+        self.about: object = None  # for messages: the path or the name
+        self.access = lib.GIO_MAP_READ
+
+    def open_file(
+        self, path: Path, access: int, flags: int, size: int, expected: tuple[int, int] | None = None
+    ) -> None:
+        """Open a file; if one is expected, by device and inode, that one or none."""
+        self.about, self.access = path, access
         encoded = encode_path(path)
-        place, facts = _new_place(), ffi.new("gio_section_facts *")
         identity = ffi.NULL if expected is None else ffi.new("gio_file_identity *", expected)
-        code = lib.gio_section_of_file(encoded, access, flags, size, identity, place, facts)
+        code = lib.gio_section_of_file(encoded, access, flags, size, identity, self._place, self._facts)
         if code == lib.GIO_E_EMPTY:
             raise ValueError(f"an empty file cannot be mapped, unless a size makes it longer: {path!r}")
         if code == lib.GIO_E_BEYOND:
             raise ValueError(f"{path!r} is shorter than {size} bytes; access 'r+' makes it longer")
         check(code, f"mapping {size or 'all'} bytes of the file", path)
-        section = cls(place, facts, access, path)
-        section._reserve(f"mapping {size} bytes of the file")
-        return section
+        self._reserve(f"mapping {size} bytes of the file")
 
-    @classmethod
-    def of_memory(cls, name: str | None, create: bool, access: int, flags: int, size: int) -> Section:
-        place, facts = _new_place(), ffi.new("gio_section_facts *")
+    def open_memory(self, name: str | None, header: bytes | None, access: int, flags: int, size: int) -> None:
+        """Make memory, or open what has the name. With a header the name is created if there is none yet."""
+        self.about, self.access = name, access
         encoded = ffi.NULL if name is None else encode_name(name)
+        start = (ffi.NULL, 0) if header is None else (header, len(header))
+        making = name is None or header is not None
         code = lib.GIO_E_INTERRUPTED
-        while code == lib.GIO_E_INTERRUPTED:
-            code = lib.gio_section_of_memory(encoded, create, access, flags, size, place, facts)
-        check(code, f"making {size} bytes of memory" if create else "opening memory by its name", name, is_file=False)
-        section = cls(place, facts, access, name)
-        section._reserve(f"making {size} bytes of memory")
-        return section
+        while code == lib.GIO_E_INTERRUPTED:  # and Python looks at the signal
+            code = lib.gio_section_of_memory(encoded, *start, access, flags, size, self._place, self._facts)
+        check(code, f"making {size} bytes of memory" if making else "opening memory by its name", name, is_file=False)
+        self._reserve(f"making {size} bytes of memory")
 
     def _reserve(self, doing: str) -> None:
         code = lib.GIO_E_INTERRUPTED
-        try:
-            while code == lib.GIO_E_INTERRUPTED:  # and Python looks at the signal
-                code = lib.gio_section_reserve(self.native)
-            check(code, doing, self.about, is_file=self.identity != (0, 0))
-        except BaseException:
-            lib.gio_section_close(self.native)  # the first failure is the one to tell
-            raise
+        while code == lib.GIO_E_INTERRUPTED:
+            code = lib.gio_section_reserve(self.native)
+        check(code, doing, self.about, is_file=not self.is_memory)
+
+    @property
+    def native(self) -> Any:
+        """The core's own."""
+        return self._place[0]
+
+    @property
+    def size(self) -> int:
+        """In bytes; of a name that existed, what there is."""
+        return int(self._facts.size)
+
+    @property
+    def granularity(self) -> int:
+        """Views begin at multiples of it."""
+        return int(self._facts.granularity)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file; 0 and 0 for memory."""
+        return int(self._facts.device), int(self._facts.inode)
+
+    @property
+    def is_memory(self) -> bool:
+        return self.identity == (0, 0)
+
+    @property
+    def created(self) -> bool:
+        """Whether the memory is new."""
+        return bool(self._facts.created)
 
     def map(self, start: int, stop: int) -> Bytes:
-        """Map a window. It is unmapped when nobody refers any more to the array that this returns."""
+        """Map a view. It is unmapped when nobody refers any more to the array that this returns."""
         section, nbytes = self.native, stop - start
-        place = ffi.new("void **")
+        place = owned("void **", functools.partial(lib.gio_section_unmap, section, nbytes))
         check(
             lib.gio_section_map(section, start, nbytes, place), f"mapping {nbytes} bytes at offset {start}", self.about
         )
-        memory = ffi.gc(place[0], functools.partial(lib.gio_section_unmap, section, nbytes))  # as in pages.py
-        view = memoryview(ffi.buffer(memory, nbytes))
+        memory = memoryview(ffi.buffer(kept(place[0], place), nbytes))
         # Read-only all the way down: nobody can make the array writeable again.
-        return np.frombuffer(view.toreadonly() if self.access == lib.GIO_MAP_READ else view, np.uint8)
+        return np.frombuffer(memory.toreadonly() if self.access == lib.GIO_MAP_READ else memory, np.uint8)
 
-    def publish(self) -> None:
-        """Let others in who wait for this name."""
-        lib.gio_section_publish(self.native)
-
-    def copy(self, direction: int, window: Bytes, position: int, memory: Bytes, end: int) -> int:
-        """Copy between a window and other memory. Whoever cuts the file meanwhile gives an error, and no fault.
+    def copy(self, direction: int, view: Bytes, position: int, memory: Bytes, end: int) -> int:
+        """Copy between a view and other memory. Whoever cuts the file meanwhile gives an error, and no fault.
 
         Returns
         -------
@@ -120,8 +136,8 @@ class Section:
         return int(
             lib.gio_section_copy(
                 self.native,
-                direction | (lib.GIO_ANONYMOUS if self._is_memory and is_anonymous(memory) else 0),
-                ffi.from_buffer("char[]", window) + position,
+                direction | (lib.GIO_ANONYMOUS if self.is_memory and is_anonymous(memory) else 0),
+                ffi.from_buffer("char[]", view) + position,
                 ffi.from_buffer("char[]", memory),
                 memory.size,
                 end,
@@ -129,19 +145,14 @@ class Section:
         )
 
     def close(self) -> int:
-        """Let go of the file or the name. Windows stay.
+        """Let go of the file or the name, if there is one. Views stay.
 
         Returns
         -------
         int
             What closing the file gave, as a code of the core.
         """
-        return int(lib.gio_section_close(self.native))
-
-
-def _new_place() -> Any:
-    """Where the core puts a section. Owned before it is there: a signal during the call raises right behind it."""
-    return ffi.gc(ffi.new("gio_section **"), lib.gio_section_let_go)
+        return int(lib.gio_section_close(self.native)) if self.native else 0
 
 
 class Header(NamedTuple):
@@ -168,41 +179,25 @@ def checked_name(name: object) -> str:
     return name
 
 
-def hold(name: str, wanted: Header) -> tuple[Section, Header]:
-    """Create a name, or open the one there is: what holds it, and what it stands for."""
-    nbytes = HEADER_BYTES + (0 if wanted.path else wanted.size)
-    holder = Section.of_memory(name, True, lib.GIO_MAP_WRITE, 0 if wanted.path else wanted.flags, nbytes)
-    try:
-        if not holder.created:
-            return holder, _read(holder, name)
-        _write(holder, wanted)
-        holder.publish()
-    except BaseException:
-        holder.close()
-        raise
-    return holder, wanted
+def hold(holder: Section, name: str, wanted: Header) -> Header:
+    """Create a name, or open the one there is: what it stands for."""
+    flags, nbytes = (0, HEADER_BYTES) if wanted.path else (wanted.flags, HEADER_BYTES + wanted.size)
+    holder.open_memory(name, _packed(wanted), lib.GIO_MAP_WRITE, flags, nbytes)
+    return wanted if holder.created else _read(holder, name)
 
 
-def find(name: str) -> tuple[Section, Header]:
-    """Open a name that exists."""
-    holder = Section.of_memory(name, False, lib.GIO_MAP_WRITE, 0, 0)
-    try:
-        return holder, _read(holder, name)
-    except BaseException:
-        holder.close()
-        raise
+def find(holder: Section, name: str) -> Header:
+    """Open a name that exists: what it stands for."""
+    holder.open_memory(name, None, lib.GIO_MAP_WRITE, 0, 0)
+    return _read(holder, name)
 
 
-def _write(holder: Section, wanted: Header) -> None:
-    raw = _LAYOUT.pack(_MAGIC, wanted.size, wanted.device, wanted.inode, wanted.flags, len(wanted.path)) + wanted.path
-    if len(wanted.path) > _PATH_MAX:
-        raise ValueError(f"the path of the file is too long for a name: {len(wanted.path)} bytes")
-    window = _start(holder)
-    if wanted.flags & lib.GIO_MAP_RESERVE:
-        code = lib.gio_section_commit(holder.native, ffi.from_buffer("char[]", window), 0, HEADER_BYTES)
-        check(code, "committing the beginning of reserved memory")
-    code = holder.copy(lib.GIO_WRITE, window, 0, np.frombuffer(raw, np.uint8), len(raw))
-    check(code, "writing what the name stands for", holder.about)
+def _packed(header: Header) -> bytes:
+    if len(header.path) > _PATH_MAX:
+        raise ValueError(f"the path of the file is too long for a name: {len(header.path)} bytes")
+    fields = header.size, header.device, header.inode, header.flags, len(header.path)
+    start = _LAYOUT.pack(_MAGIC, *fields) + header.path
+    return start + bytes(HEADER_BYTES - len(start))
 
 
 def _start(holder: Section) -> Bytes:

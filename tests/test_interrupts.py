@@ -1,0 +1,234 @@
+"""A signal whose handler raises, as that of Ctrl-C does, at every place of a call where Python may look at signals.
+
+Python runs a handler between two of its own instructions. So a trace function that raises before the n-th of them, for
+every n there is, leaves out no place, and needs neither luck nor time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from oracle import MIB, ON_WINDOWS, PAGE, words
+from peers import Peer
+from this_process import handle_count, virtual
+
+import gatherio as gio
+from gatherio.operation import new_event
+
+NBYTES = 16 * MIB
+PACKAGE = str(Path(gio.__file__).parent)
+#: Windows' own come and go. Those of several places would be more.
+HANDLES = 5 if ON_WINDOWS else 0
+#: Python's own memory comes and goes meanwhile.
+SLACK = NBYTES // 2
+
+
+class Stop(BaseException):
+    """What the handler raises."""
+
+
+class Interruption:
+    """Raises `Stop` before the n-th of this package's instructions inside its ``with`` block, if there are so many."""
+
+    def __init__(self, n: int) -> None:
+        self._left = n
+        self.where = ""
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            if self._left == 0:
+                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}, {frame.f_code.co_name}"
+                raise Stop
+            self._left -= 1
+        return self._trace
+
+    def __enter__(self) -> None:
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+
+def interrupted(call: Callable[[], object]) -> Iterator[tuple[Interruption, BaseException]]:
+    """Let the call be broken off at each of its instructions in turn. The exception is alive, and its traceback."""
+    n = 0
+    while True:
+        interruption = Interruption(n)
+        try:
+            with interruption:
+                call()
+        except Stop as stop:
+            yield interruption, stop
+        if not interruption.where:
+            return
+        n += 1
+
+
+class Books:
+    """Handles and address space, as they were and as they are."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._handles, self._virtual = handle_count(), virtual()
+
+    def _are_balanced(self) -> bool:
+        return handle_count() <= self._handles + HANDLES and virtual() < self._virtual + SLACK
+
+    def assert_balanced(self, where: str) -> None:
+        if not self._are_balanced():
+            gc.collect()
+        assert self._are_balanced(), where
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a callback of a weak reference is told there, and changes nothing."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: None)
+
+
+def balanced(call: Callable[[], object]) -> None:
+    """Nothing of what the call makes stays behind, wherever it is broken off."""
+    call()
+    books, places = Books(), 0
+    for interruption, stop in interrupted(call):
+        places += 1
+        stop.__traceback__ = None
+        books.assert_balanced(interruption.where)
+    assert places > 10
+
+
+def test_an_interruption_strikes_every_instruction_once() -> None:
+    """That of the test itself, which is no other than the package's."""
+    code = compile("for i in range(3): seen.append(i)", f"{PACKAGE}/example.py", "exec")
+    seen: list[int] = []
+    runs: list[list[int]] = []
+    for interruption, _ in interrupted(lambda: exec(code, {"seen": seen})):
+        assert interruption.where == "example.py:1, <module>"
+        runs.append(seen.copy())
+        seen.clear()
+    assert runs == sorted(runs) and seen == [0, 1, 2]
+    assert all(prefix in runs for prefix in ([], [0], [0, 1], [0, 1, 2]))
+
+
+@pytest.fixture
+def path(disk_dir: Path) -> Iterator[Path]:
+    (disk_dir / "file").write_bytes(words(0, NBYTES))
+    yield disk_dir / "file"
+    gc.collect()
+
+
+@pytest.mark.parametrize("access", ["r", "r+", "c"])
+def test_a_mapped_file(path: Path, access: Any) -> None:
+    def use() -> None:
+        with gio.Mapping(path, access) as m:
+            m.array(10, "u1", 5)
+            m.read(0, 10)
+
+    balanced(use)
+
+
+def test_a_file_that_grows(disk_dir: Path) -> None:
+    def use() -> None:
+        (disk_dir / "file").write_bytes(b"")
+        gio.Mapping(disk_dir / "file", size=NBYTES).close()
+
+    balanced(use)
+
+
+def test_memory_without_a_name() -> None:
+    def use() -> None:
+        with gio.Mapping(None, size=NBYTES) as m:
+            m.put({"a": [1, 2.5]}, 3)
+            assert m.get(3) == {"a": [1, 2.5]}
+
+    balanced(use)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["memory", "reserved", "file", "copy", "found", "found file"])
+def test_names(path: Path, kind: str) -> None:
+    """Though the traceback is kept, as by an interactive interpreter: nobody else waits for ever."""
+    name = f"interrupted-{os.getpid()}"
+    target, size = (path, None) if "file" in kind else (None, PAGE)
+    first = gio.Mapping(target, size=size, name=name) if "found" in kind else None
+
+    def use() -> None:
+        if kind in ("found", "found file"):
+            m = gio.Mapping.open(name)
+        elif kind == "copy":
+            m = gio.Mapping(None, "c", size=PAGE, name=name)
+        else:
+            m = gio.Mapping(target, size=size, name=name, reserve=kind == "reserved")
+        with m:
+            assert m.size in (size, NBYTES)
+
+    use()
+    places = 0
+    with Peer() as other:
+        books = Books()
+        source = f"gio.Mapping({str(target) if target else None!r}, size={size}, name={name!r}).close()"
+        for interruption, stop in interrupted(use):
+            places += 1
+            other.do(source)  # hangs if the name is locked
+            stop.__traceback__ = None
+            books.assert_balanced(interruption.where)
+            if first is None:
+                with pytest.raises(FileNotFoundError):
+                    gio.Mapping.open(name)
+        assert places > 100
+    if first:
+        first.close()
+
+
+def test_closing_a_mapping_again(path: Path) -> None:
+    """What a broken off close has not done the next one does."""
+    name = f"interrupted-{os.getpid()}"
+    made: list[gio.Mapping] = []
+    gio.Mapping(path, name=name).close()
+    books = Books()
+
+    def use() -> None:
+        made.append(gio.Mapping(path, name=name))
+        made[0].close()
+
+    for interruption, stop in interrupted(use):
+        stop.__traceback__ = None
+        for m in made:
+            m.close()
+        made.clear()
+        books.assert_balanced(interruption.where)
+
+
+@pytest.mark.parametrize("prefault", [False, True])
+def test_pages(prefault: bool) -> None:
+    def use() -> None:
+        array = gio.empty(NBYTES, "u1", prefault=prefault)
+        array[-1] = 1
+
+    balanced(use)
+
+
+def test_a_pool() -> None:
+    def use() -> None:
+        with gio.Pool(2, NBYTES, "u1") as pool:
+            pool.release(pool.acquire())
+
+    balanced(use)
+
+
+def test_events() -> None:
+    def use() -> None:
+        with new_event() as event:
+            assert event
+
+    balanced(use)
