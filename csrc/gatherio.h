@@ -335,7 +335,7 @@ int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes,
  * the granularity. BEYOND: not all of it is committed. */
 int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
-/* Between a view and other memory, GIO_READ out of the view; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
+/* At most 1 GiB between a view and other memory, GIO_READ out of the view; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
  * where the file has become shorter than `end`, where the range ends in the file. */
 int32_t gio_section_copy(gio_section *section, int32_t direction, void *view, void *memory, uint64_t nbytes,
                          uint64_t end);

@@ -884,19 +884,13 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
 
 /* ---- copies that survive a file's being cut ------------------------------------------------------------------- */
 
-/* In steps, for a call moves less than 2 GiB. */
-static int32_t copy(int32_t direction, int plainly, char *view, char *memory, uint64_t nbytes)
+static int32_t copy(int32_t direction, int plainly, void *view, void *memory, uint64_t nbytes)
 {
-    enum { STEP_BYTES = 1 << 30 };
-    int32_t code = 0;
-    for (uint64_t at = 0; at < nbytes && code == 0; at += STEP_BYTES) {
-        gio_segment part = {(uint64_t)(uintptr_t)(memory + at), gio_min(nbytes - at, STEP_BYTES)};
-        if (plainly)
-            gio_copy_plainly(direction, &part, 1, view + at);
-        else
-            code = gio_copy_guarded(direction, &part, 1, view + at);
-    }
-    return code;
+    gio_segment all = {(uint64_t)(uintptr_t)memory, nbytes};
+    if (!plainly)
+        return gio_copy_guarded(direction, &all, 1, view);
+    gio_copy_plainly(direction, &all, 1, view);
+    return 0;
 }
 
 /* A page at a time, into a page that is thrown away. */

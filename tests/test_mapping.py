@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from oracle import (
     PAGE,
     assert_same_bytes,
     not_on_windows,
+    press_ctrl_c,
     run_python,
     shim,
     strace,
@@ -40,7 +42,10 @@ from oracle import (
 from peers import Peer
 
 import gatherio as gio
+from gatherio import _native as native
 from gatherio import mapping as mapping_module
+from gatherio import records
+from gatherio import sections as sections_module
 
 on_linux = not_on_windows("it refuses that, or has no such thing")
 needs_fork = not_on_windows("it has no fork")
@@ -211,6 +216,134 @@ def test_reading_and_writing_bytes(path: Path) -> None:
 
 
 # --- sizes ---
+
+
+# What copies much tells whether the thread has the GIL meanwhile.
+TELLING = """
+    #include <dlfcn.h>
+    #include <sys/uio.h>
+    static long held, copied;
+    static void look(size_t nbytes)
+    {
+        int (*has_gil)(void) = dlsym(RTLD_DEFAULT, "PyGILState_Check");
+        copied++;
+        held += has_gil && has_gil();
+    }
+    static void *copy(void *to, const void *from, size_t nbytes)
+    {
+        static void *(*real)(void *, const void *, size_t);
+        if (!real)
+            real = dlsym(RTLD_NEXT, "memmove");
+        if (nbytes >= 1 << 20)
+            look(nbytes);
+        return real(to, from, nbytes);
+    }
+    void *memcpy(void *to, const void *from, size_t nbytes) { return copy(to, from, nbytes); }
+    void *memmove(void *to, const void *from, size_t nbytes) { return copy(to, from, nbytes); }
+    #define BY_THE_KERNEL(name)                                                                                     \\
+        ssize_t name(pid_t pid, const struct iovec *ours, unsigned long n, const struct iovec *other,               \\
+                     unsigned long m, unsigned long flags)                                                          \\
+        {                                                                                                           \\
+            ssize_t (*real)(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long,        \\
+                            unsigned long) = dlsym(RTLD_NEXT, #name);                                               \\
+            if (other->iov_len >= 1 << 20)                                                                          \\
+                look(other->iov_len);                                                                               \\
+            return real(pid, ours, n, other, m, flags);                                                             \\
+        }
+    BY_THE_KERNEL(process_vm_readv)
+    BY_THE_KERNEL(process_vm_writev)
+    long times_copied(void) { long told = copied; copied = 0; return told; }
+    long times_held(void) { return held; }
+"""
+
+
+@on_linux
+def test_much_is_copied_without_the_gil(disk_dir: Path, tmp_path: Path) -> None:
+    """Whatever is copied, and once: other threads go on meanwhile."""
+    script = """
+        import ctypes, sys, gatherio as gio, numpy as np
+        shim = ctypes.PyDLL(None)
+        n = 4 << 20
+        a = np.arange(n, dtype="u1")
+        b = np.lib.stride_tricks.as_strided(a[: n // 2], (n // 2,), (2,))
+        def do(what, call):
+            shim.times_copied()
+            before = shim.times_held()
+            call()
+            print(what, shim.times_copied(), shim.times_held() - before)
+        shim.memcpy(ctypes.c_void_p(a.ctypes.data), ctypes.c_void_p(a.ctypes.data + n // 2), ctypes.c_size_t(n // 2))
+        print("the test itself", shim.times_copied(), shim.times_held())
+        for what in (None, sys.argv[1]):
+            with gio.Mapping(what, size=2 * n) as m:
+                do("write", lambda: m.write(a, 0))
+                do("write", lambda: m.write(bytearray(n), 0))
+                do("read", lambda: m.read(0, n))
+                do("read", lambda: m.read(0, out=a))
+                do("read", lambda: m.read(0, out=bytearray(n)))
+                do("put", lambda: m.put(a, 5))
+                do("get", lambda: m.get(5))
+                if what:
+                    with gio.Mapping(what, "c") as c:
+                        do("read", lambda: c.read(0, n))
+                m.write(b, 0), m.put(b, 0), m.get(0)
+        print("in all", shim.times_held())
+    """
+    (disk_dir / "file").touch()
+    told = run_python(script, disk_dir / "file", under=shim(tmp_path, TELLING)).splitlines()
+    assert told[0] == "the test itself 1 1" and told[-1] == "in all 1", told
+    assert [line.split()[1:] for line in told[1:-1]] == [["1", "0"]] * 15, told
+
+
+def test_what_is_read_is_there_once(path: Path) -> None:
+    n = 32 * MIB
+    with gio.Mapping(path, size=n) as m:
+        m.read(0, 1)
+        tracemalloc.start()
+        try:
+            read = m.read(0)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(read) == n and n <= peak < n + MIB
+        assert_same_bytes(read[:100_001], words(0, 100_001))
+
+
+@pytest.mark.parametrize("call", ["read", "read into", "write", "put", "get"])
+def test_ctrl_c_while_much_is_copied(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered behind the part that is being copied, which is small."""
+    much = 512 * MIB
+    memory = np.empty(much, "u1")  # nobody touches it
+    parts: list[int] = []
+
+    class Lib:
+        def __getattr__(self, name: str) -> object:
+            return getattr(native.lib, name)
+
+        def gio_section_copy(self, section: Any, direction: int, view: Any, memory: Any, nbytes: int, end: int) -> int:
+            if nbytes < MIB:
+                return int(native.lib.gio_section_copy(section, direction, view, memory, nbytes, end))
+            parts.append(nbytes)
+            press_ctrl_c()
+            return 0
+
+    with gio.Mapping(None, size=much + PAGE) as m:
+        calls: dict[str, Callable[[], object]] = {
+            "read": lambda: m.read(0, much),
+            "read into": lambda: m.read(0, out=memory),
+            "write": lambda: m.write(memory, 0),
+            "put": lambda: m.put(memory, 0),
+            "get": lambda: m.get(0),
+        }
+        record = records.Record(
+            records.ARRAY, b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}" % much, memory
+        )
+        monkeypatch.setattr(records, "_checksum", lambda *_: 0)
+        if call == "get":
+            m.write(record.header() + record.description, 0)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(sections_module, "lib", Lib())
+            calls[call]()
+    assert len(parts) == 1 and parts[0] <= 256 * MIB
 
 
 def test_a_longer_file_is_made(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import io
 import math
 import mmap
 import re
@@ -553,6 +554,7 @@ def test_what_is_sure_to_be_no_mapped_files_memory(tmp_path: Path) -> None:
     own = np.arange(12.0)
     for array in (own, own[3:], own.reshape(3, 4).T, gio.empty(5)[1:], np.frombuffer(b"bytes", "u1")):
         assert pages.is_anonymous(array)
+    assert pages.is_anonymous(np.frombuffer(io.BytesIO(b"bytes").getbuffer(), "u1"))
     for array in (mapped, mapped[5:], np.asarray(mapped), mapped.view(np.ndarray), np.frombuffer(mapped.base, "u1")):
         assert not pages.is_anonymous(array)
     assert pages.is_anonymous(np.array(mapped)) and pages.is_anonymous(mapped + 1)

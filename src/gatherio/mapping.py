@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import io
 import math
 import operator
 import os
@@ -457,9 +458,10 @@ class Mapping:
         """
         if out is None:
             offset, nbytes = self._checked_range(offset, nbytes)
-            target = np.empty(nbytes, np.uint8)
-            self._copy(lib.GIO_READ, offset, target)
-            return target.tobytes()
+            room = io.BytesIO(bytes(nbytes))  # whose memory is the result's: nothing is copied twice
+            with room.getbuffer() as memory:
+                self._copy(lib.GIO_READ, offset, np.frombuffer(memory, np.uint8))
+            return room.getvalue()
         target = self._target(out)
         if nbytes is not None and nbytes != target.size:
             raise ValueError(f"out has {target.size} bytes, and {nbytes} are asked for")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import itertools
 import operator
 import pickle
@@ -110,6 +111,8 @@ _array_of: Final[Callable[[Any], Any]] = np.void.base.__get__
 #: What lies under an Allocation. Nobody can resize or close it: to refer to it is enough.
 _PAGES: Final[type] = ffi.buffer
 _STAYS: Final = (_PAGES, bytes)
+#: What has memory of its own: with that of a BytesIO's buffer.
+_PLAIN: Final = (bytes, bytearray, type(io.BytesIO().getbuffer().obj))
 #: Buffers of something else.
 _GIVE_ON: Final = (memoryview, pickle.PickleBuffer)
 #: What as_strided puts between an array and its view.
@@ -147,7 +150,7 @@ def is_anonymous(array: Array) -> bool:
         return type(last) is Allocation
     while type(base) is memoryview:
         base = base.obj
-    return type(base) in (bytes, bytearray)
+    return type(base) in _PLAIN
 
 
 class _Held(np.ndarray[Any, np.dtype[Any]]):

@@ -37,6 +37,8 @@ _MAGIC: Final = b"gioName\x01"
 _PATH_MAX: Final = HEADER_BYTES - _LAYOUT.size
 #: Bytes of a mapping: offsets are signed 64-bit numbers, and the header lies before the data.
 SIZE_MAX: Final = 2**63 - 1 - HEADER_BYTES
+#: Bytes that are copied at once: a tenth of a second, in which Python does not see signals.
+_COPY_BYTES: Final = 1 << 28
 _FLAGS: Final = lib.GIO_MAP_EXECUTE | lib.GIO_MAP_RESERVE | lib.GIO_MAP_LARGE_PAGES | lib.GIO_MAP_NO_CACHE
 
 
@@ -133,16 +135,15 @@ class Section:
         int
             The core's code.
         """
-        return int(
-            lib.gio_section_copy(
-                self.native,
-                direction | (lib.GIO_ANONYMOUS if self.is_memory and is_anonymous(memory) else 0),
-                ffi.from_buffer("char[]", view) + position,
-                ffi.from_buffer("char[]", memory),
-                memory.size,
-                end,
-            )
-        )
+        direction |= lib.GIO_ANONYMOUS if self.is_memory and is_anonymous(memory) else 0
+        inside, outside = ffi.from_buffer("char[]", view) + position, ffi.from_buffer("char[]", memory)
+        nbytes, code = memory.size, 0
+        for at in range(0, nbytes, _COPY_BYTES):
+            part = min(_COPY_BYTES, nbytes - at)
+            code = lib.gio_section_copy(self.native, direction, inside + at, outside + at, part, end)
+            if code:
+                break
+        return int(code)
 
     def close(self) -> int:
         """Let go of the file or the name, if there is one. Views stay.
