@@ -176,7 +176,7 @@ void gio_system(gio_system_facts *facts);
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
 /* Faults pages in for writing, and loses nothing that others write to them meanwhile. EACCES: the memory cannot be written.
  * EFAULT: its file has become shorter, its disk is full, or there are no huge pages left. Before Linux 5.14, and on Windows,
- * these end the process. */
+ * these end the process. INTERRUPTED: call it again. */
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
 void gio_pages_free(uint64_t allocated, void *address);
 /* Frees the pages that stand at `address`, if any, and takes them away there. What comes last is the place of the thing itself,

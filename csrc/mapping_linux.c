@@ -275,8 +275,7 @@ static int32_t of_nameless_memory(int32_t access, int32_t flags, uint64_t size, 
     section->fd = memfd_create("gatherio", MFD_CLOEXEC | MFD_ALLOW_SEALING | (unsigned)huge);
     if (section->fd < 0 || ftruncate(section->fd, (off_t)size) < 0)
         code = errno;
-    else if (huge && fallocate(section->fd, 0, 0, (off_t)size) < 0) /* reserved pages: all of them, or none */
-        code = errno == ENOSPC ? ENOMEM : errno;
+    section->grows = huge != 0; /* reserved pages: all of them, or none */
     if (code) {
         discard(section);
         return code;
@@ -764,6 +763,8 @@ int32_t gio_section_reserve(gio_section *section)
         return code;
     if (section->grows)
         code = make_as_long(section);
+    if (code == ENOSPC && section->inode == 0) /* no file */
+        code = ENOMEM;
     section->grows = section->grows && code != 0;
     if (section->unpublished && code == 0)
         publish(section);

@@ -101,11 +101,9 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
 static int32_t populate(void *begin, size_t nbytes)
 {
     enum { POPULATE_WRITE = 23 };
-    int result;
-    do
-        result = madvise(begin, nbytes, POPULATE_WRITE);
-    while (result < 0 && (errno == EINTR || errno == EAGAIN));
-    return result < 0 ? errno : 0;
+    if (madvise(begin, nbytes, POPULATE_WRITE) == 0)
+        return 0;
+    return errno == EINTR || errno == EAGAIN ? GIO_E_INTERRUPTED : errno;
 }
 
 /* Another thread may be writing there: an atomic addition loses nothing of it, and changes nothing. The compiler is not to

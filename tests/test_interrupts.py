@@ -14,12 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
-from oracle import MIB, ON_WINDOWS, PAGE, words
+from oracle import MIB, ON_WINDOWS, PAGE, not_on_windows, press_ctrl_c, run_python, shim, words
 from peers import Peer
 from this_process import handle_count, virtual
 
 import gatherio as gio
+from gatherio import mapping, pages
+from gatherio._native import lib
 from gatherio.operation import new_event
 
 NBYTES = 16 * MIB
@@ -232,3 +235,122 @@ def test_events() -> None:
             assert event
 
     balanced(use)
+
+
+# --- much memory is faulted in ---
+
+MUCH = 512 * MIB
+
+
+def _fault_in(what: str, path: Path) -> Callable[[], object]:
+    if what == "array of a file":
+        array = gio.Mapping(path, size=MUCH).array(MUCH, "u1")
+        return lambda: gio.prefault(array)
+    if what == "array":
+        array = np.empty(MUCH, "u1")
+        return lambda: gio.prefault(array)
+    if what == "committed":
+        m = gio.Mapping(None, size=MUCH, reserve=True)
+        return lambda: m.commit(0, MUCH)
+    makers: dict[str, Callable[[], object]] = {
+        "empty": lambda: gio.empty(MUCH, "u1"),
+        "zeros": lambda: gio.zeros((MUCH // 8,)),
+        "full": lambda: gio.full(MUCH, 7, "u1"),
+        "empty_like": lambda: gio.empty_like(np.broadcast_to(np.uint8(0), (MUCH,))),
+        "pool": lambda: gio.Pool(2, MUCH // 2, "u1"),
+    }
+    return makers[what]
+
+
+@pytest.mark.parametrize(
+    "what", ["empty", "zeros", "full", "empty_like", "pool", "array", "array of a file", "committed"]
+)
+def test_ctrl_c_while_memory_is_faulted_in(what: str, disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered behind the part that is being faulted in, which is small, and memory that nobody has got is given
+    back, though the traceback is kept."""
+    (disk_dir / "file").touch()
+    call = _fault_in(what, disk_dir / "file")
+    parts: list[int] = []
+
+    class Lib:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def gio_pages_prefault(self, address: object, nbytes: int) -> int:
+            return self._with_ctrl_c(nbytes)
+
+        def gio_section_commit(self, section: object, address: object, offset: int, nbytes: int) -> int:
+            return self._with_ctrl_c(nbytes)
+
+        def _with_ctrl_c(self, nbytes: int) -> int:
+            parts.append(nbytes)
+            press_ctrl_c()
+            return 0  # which takes neither time nor memory
+
+    gc.collect()
+    before = virtual()
+    with monkeypatch.context() as patched:
+        patched.setattr(pages, "lib", Lib())
+        patched.setattr(mapping, "lib", Lib())
+        try:
+            call()
+        except KeyboardInterrupt:
+            assert virtual() < before + 64 * MIB + (3 * MUCH if what == "committed" else 0)  # its view
+        else:
+            pytest.fail("nobody looked at the signal")
+    assert len(parts) == 1 and parts[0] <= 256 * MIB
+    del call  # and with it the array, lest the file be mapped
+    gc.collect()
+
+
+# Populating is broken off by a signal: four times, or for ever.
+BROKEN_OFF = """
+    #include <dlfcn.h>
+    #include <errno.h>
+    #include <signal.h>
+    #include <stdlib.h>
+    #include <sys/mman.h>
+    int madvise(void *address, size_t nbytes, int advice)
+    {
+        static int (*real)(void *, size_t, int);
+        static int calls;
+        if (!real)
+            real = dlsym(RTLD_NEXT, "madvise");
+        if (advice != 23 || !getenv("BY")) /* MADV_POPULATE_WRITE */
+            return real(address, nbytes, advice);
+        if (++calls > 1000)
+            abort(); /* nobody looks at the signals */
+        if (atoi(getenv("BY")) == SIGALRM && calls % 5 == 0)
+            return real(address, nbytes, advice);
+        raise(atoi(getenv("BY")));
+        errno = calls % 2 ? EINTR : EAGAIN;
+        return -1;
+    }
+"""
+
+
+@not_on_windows("it has no LD_PRELOAD")
+@pytest.mark.parametrize("what", ["empty", "array", "committed"])
+def test_faulting_in_is_broken_off_again_and_again(what: str, tmp_path: Path) -> None:
+    """A timer's signal does not keep it busy for ever, and Ctrl-C is not kept waiting."""
+    script = """
+        import os, signal, sys, gatherio as gio, numpy as np
+        from test_pages import pages_in_memory
+        ticks, nbytes = [], 1 << 24
+        signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+        a, m = np.empty(nbytes, "u1"), gio.Mapping(None, size=nbytes, reserve=True)
+        def commit():
+            m.commit(0, nbytes)
+            return m.array(nbytes, "u1")
+        calls = {"empty": lambda: gio.empty(nbytes, "u1"), "array": lambda: gio.prefault(a), "committed": commit}
+        do = calls[sys.argv[1]]
+        os.environ["BY"] = str(int(signal.SIGALRM))
+        made = do()
+        assert len(ticks) >= 4 and pages_in_memory(a if made is None else made) >= nbytes // gio.pages.PAGE_SIZE
+        os.environ["BY"] = str(int(signal.SIGINT))
+        try:
+            do()
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert run_python(script, what, under=shim(tmp_path, BROKEN_OFF)) == "interrupted\n"

@@ -45,6 +45,9 @@ FACTS: Final = _system_facts()
 PAGE_SIZE: Final = FACTS["page_size"]
 HUGE_PAGE_SIZE: Final = FACTS["huge_page_size"]
 _ADDRESS_SPACE: Final = 2**63 - 1
+#: Memory that is faulted in at once: a tenth of a second where it is slow, in which Python does not see signals.
+_PREFAULT_BYTES: Final = 1 << 26
+_INTERRUPTED: Final[int] = lib.GIO_E_INTERRUPTED
 _HUGE_PAGES_NEED: Final = (
     'the user needs the right "Lock pages in memory"; they are scarce once the system has run for a while'
     if sys.platform == "win32"
@@ -299,6 +302,22 @@ def _pages(nbytes: int, huge_pages: bool | None) -> Allocation:
     return allocation
 
 
+def _fault_in(address: int, nbytes: int) -> int:
+    """Fault in memory that the caller keeps, part by part: a code of the core.
+
+    It takes an address, for a traceback of Ctrl-C's would keep an array.
+    """
+    code = 0
+    for at in range(0, nbytes, _PREFAULT_BYTES):
+        start = ffi.cast("void *", address + at)
+        code = _INTERRUPTED
+        while code == _INTERRUPTED:  # and Python looks at the signal
+            code = lib.gio_pages_prefault(start, min(_PREFAULT_BYTES, nbytes - at))
+        if code:
+            break
+    return int(code)
+
+
 def prefault(array: Array) -> None:
     """Fault in every page that a contiguous array lies on, keeping its contents.
 
@@ -320,9 +339,9 @@ def prefault(array: Array) -> None:
 
     Notes
     -----
-    One call of madvise(2) with MADV_POPULATE_WRITE (Linux 5.14). Before that, and on Windows, each page is touched by
-    an atomic addition of 0: where a mapped file has been cut, or is mapped for reading only though the array is
-    writeable, that ends the process as any write does. The GIL is released.
+    madvise(2) with MADV_POPULATE_WRITE (Linux 5.14), a part at a time, so that Ctrl-C is answered. Before that, and on
+    Windows, each page is touched by an atomic addition of 0: where a mapped file has been cut, or is mapped for reading
+    only though the array is writeable, that ends the process as any write does. The GIL is released.
     """
     array = exact(array).view()  # its own: nobody changes it between the checks and the call
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
@@ -332,7 +351,7 @@ def prefault(array: Array) -> None:
         if mapped and not array.flags.writeable:
             raise ValueError("a read-only array of a mapped file cannot be faulted in to be written")
         memory = ffi.from_buffer(array if array.flags.c_contiguous else array.T)
-        code = lib.gio_pages_prefault(memory, len(memory)) if len(memory) else 0
+        code = _fault_in(address_of(memory), len(memory))
     if code:
         text = f"cannot fault in {array.nbytes} bytes: {describe(code)}"
         if code == errno.EACCES:
@@ -395,9 +414,13 @@ def empty(
         raise AllocationError(f"an array of shape {sizes} and dtype {kind} is larger than any address space")
     memory = _pages(nbytes, huge_pages)
     if prefault and nbytes:
-        code = lib.gio_pages_prefault(ffi.from_buffer(memory), nbytes)
-        if code:
-            raise MemoryError(f"cannot fault in {nbytes} bytes: {describe(code)}")
+        try:
+            code = _fault_in(_address(memory), nbytes)
+            if code:
+                raise MemoryError(f"cannot fault in {nbytes} bytes: {describe(code)}")
+        except BaseException:
+            del memory  # which the traceback would keep
+            raise
         memory.serial, memory.length = next(_serials), nbytes
     array: Array = np.ndarray(sizes, kind, memory, order=order)
     return array
@@ -536,13 +559,19 @@ class Pool(Handle):
         self._available = threading.Condition()
         self._closed = False
         sizes, kind = _as_shape(shape), np.dtype(dtype)
-        for _ in range(count):
-            array = empty(sizes, kind, huge_pages=huge_pages)
-            self._arrays[_address(array)] = array
+        try:
+            for _ in range(count):
+                self._add(empty(sizes, kind, huge_pages=huge_pages))
+        except BaseException:
+            self._arrays.clear()  # which the traceback would keep
+            raise
         self._free = list(self._arrays)
-        self._nbytes = array.nbytes
 
     _arrays: dict[int, Array]
+    _nbytes: int  # of each
+
+    def _add(self, array: Array) -> None:
+        self._arrays[_address(array)], self._nbytes = array, array.nbytes
 
     def __len__(self) -> int:
         return len(self._arrays)
