@@ -488,9 +488,11 @@ static int32_t open_and_lock_name(const char *path, int32_t create, int *out, in
         int fd = open_name(path, create ? O_CREAT : 0);
         if (fd < 0)
             return why_not_opened(errno);
-        code = check_ours(fd, &status);
+        code = check_ours(fd, &status); /* before anything waits for it ... */
         if (code == 0)
             code = lock_byte(fd, NAME_LOCK, F_WRLCK, 1);
+        if (code == 0)
+            code = check_ours(fd, &status); /* ... and as it is by now */
         if (code == 0 && still_has_the_name(path, &status)) {
             code = lock_byte(fd, USERS_LOCK, F_WRLCK, 0);
             *alone = code == 0;

@@ -689,6 +689,55 @@ def test_a_name_is_replaced_while_it_is_opened(
     place(name).unlink()
 
 
+# When a name is about to be locked somebody gives its file a second name.
+LINKED_BEFORE_THE_LOCK = """
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+    int fcntl(int fd, int command, ...)
+    {
+        static int (*real)(int, int, ...);
+        va_list list;
+        va_start(list, command);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        if (!real)
+            real = dlsym(RTLD_NEXT, "fcntl");
+        if (command == F_OFD_SETLKW)
+            link(getenv("PLACE"), getenv("SECOND"));
+        return real(fd, command, argument);
+    }
+"""
+
+
+@on_linux
+def test_a_name_gets_a_second_link_while_it_is_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, and what stands there is left alone."""
+    second = Path(f"{place(name)}-second")
+    monkeypatch.setenv("PLACE", str(place(name)))
+    monkeypatch.setenv("SECOND", str(second))
+    place(name).write_bytes(b"left by the dead, or something else")
+    place(name).chmod(0o600)
+    script = """
+        import sys, gatherio as gio
+        for use in (lambda: gio.Mapping(None, size=10, name=sys.argv[1]), lambda: gio.Mapping.open(sys.argv[1])):
+            try:
+                use()
+            except PermissionError as error:
+                print(error.filename)
+    """
+    try:
+        assert run_python(script, name, under=shim(tmp_path, LINKED_BEFORE_THE_LOCK)) == f"{name}\n" * 2
+        assert second.read_bytes() == place(name).read_bytes() == b"left by the dead, or something else"
+    finally:
+        second.unlink(missing_ok=True)
+        place(name).unlink(missing_ok=True)
+
+
 @on_linux
 def test_what_others_put_in_the_way_is_refused(name: str, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
