@@ -33,6 +33,8 @@ from oracle import (
 from this_process import comes_down
 
 import gatherio as gio
+from gatherio import _native as native
+from gatherio import registration as registration_module
 
 needs_uring = not_on_windows("it has no io_uring")
 pytestmark = needs_memlock(
@@ -118,6 +120,34 @@ def test_the_end_of_a_registration(uring: gio.CompletionQueue, disk_dir: Path) -
         assert counts() == 1
         again.close()
         assert counts() == 0
+
+
+@needs_uring
+def test_who_closes_second_waits_for_the_first(uring: gio.CompletionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When close returns it has ended, whoever has ended it."""
+    ended: list[bool] = []
+
+    class Lib:
+        def __getattr__(self, name: str) -> object:
+            return getattr(native.lib, name)
+
+        def gio_unregister(self, made: object, memory: object) -> None:
+            second.start()
+            second.join(0.2)  # it would be through by then
+            native.lib.gio_unregister(made, memory)
+            ended.append(True)
+
+    def close_second() -> None:
+        registration.close()
+        ended.append(registration.closed)
+
+    second = threading.Thread(target=close_second)
+    with monkeypatch.context() as patched:
+        patched.setattr(registration_module, "lib", Lib())
+        registration = uring.register(gio.zeros(PAGE, "u1"))
+    registration.close()
+    second.join()
+    assert ended == [True, True]
 
 
 @needs_uring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -37,6 +38,7 @@ class Registration(Handle):
     def __init__(self, queue: CompletionQueue, array: Array) -> None:
         # Its end is there before it begins, and ends it while the array still is: memory that went first might be
         # another array's by then. And as with pages, no function of Python's, in which a signal could raise.
+        self._closing = threading.RLock()  # who comes second waits until it has ended; a signal handler may be that
         self._native = made = ffi.new("gio_registration *")
         memory = memory_of(exact(array))
         self.nbytes = nbytes = len(memory)
@@ -50,7 +52,8 @@ class Registration(Handle):
 
     def close(self) -> None:
         """Let go of the pages. Transfers under way keep them until they have finished. Twice is fine."""
-        ffi.release(self._memory)
+        with self._closing:
+            ffi.release(self._memory)
 
     def __enter__(self) -> Registration:
         return self
