@@ -46,12 +46,33 @@ class Section:
     """A section of the core, and views mapped of it.
 
     It is there before the core opens anything, so that whoever has it can close it, whatever a signal breaks off.
+
+    Attributes
+    ----------
+    native : cdata
+        The core's own.
+    about : object
+        For messages: the path or the name.
+    size : int
+        In bytes; of a name that existed, what there is.
+    granularity : int
+        Views begin at multiples of it.
+    identity : (int, int)
+        Device and inode of the file; 0 and 0 for memory.
+    created : bool
+        Whether the memory is new.
     """
+
+    native: Any
+    size: int
+    granularity: int
+    identity: tuple[int, int]
+    is_memory: bool
+    created: bool
 
     def __init__(self) -> None:
         self._place = owned("gio_section **", lib.gio_section_let_go)
-        self._facts = ffi.new("gio_section_facts *")
-        self.about: object = None  # for messages: the path or the name
+        self.about: object = None
         self.access = lib.GIO_MAP_READ
 
     def open_file(
@@ -61,13 +82,14 @@ class Section:
         self.about, self.access = path, access
         encoded = encode_path(path)
         identity = ffi.NULL if expected is None else ffi.new("gio_file_identity *", expected)
-        code = lib.gio_section_of_file(encoded, access, flags, size, identity, self._place, self._facts)
+        facts = ffi.new("gio_section_facts *")
+        code = lib.gio_section_of_file(encoded, access, flags, size, identity, self._place, facts)
         if code == lib.GIO_E_EMPTY:
             raise ValueError(f"an empty file cannot be mapped, unless a size makes it longer: {path!r}")
         if code == lib.GIO_E_BEYOND:
             raise ValueError(f"{path!r} is shorter than {size} bytes; access 'r+' makes it longer")
         check(code, f"mapping {size or 'all'} bytes of the file", path)
-        self._reserve(f"mapping {size} bytes of the file")
+        self._open(facts, f"mapping {size} bytes of the file")
 
     def open_memory(self, name: str | None, header: bytes | None, access: int, flags: int, size: int) -> None:
         """Make memory, or open what has the name. With a header the name is created if there is none yet."""
@@ -75,46 +97,22 @@ class Section:
         encoded = ffi.NULL if name is None else encode_name(name)
         start = (ffi.NULL, 0) if header is None else (header, len(header))
         making = name is None or header is not None
+        facts = ffi.new("gio_section_facts *")
         code = lib.GIO_E_INTERRUPTED
         while code == lib.GIO_E_INTERRUPTED:  # and Python looks at the signal
-            code = lib.gio_section_of_memory(encoded, *start, access, flags, size, self._place, self._facts)
+            code = lib.gio_section_of_memory(encoded, *start, access, flags, size, self._place, facts)
         check(code, f"making {size} bytes of memory" if making else "opening memory by its name", name, is_file=False)
-        self._reserve(f"making {size} bytes of memory")
+        self._open(facts, f"making {size} bytes of memory")
 
-    def _reserve(self, doing: str) -> None:
+    def _open(self, facts: Any, doing: str) -> None:
+        self.native = self._place[0]
+        self.size, self.granularity = int(facts.size), int(facts.granularity)
+        self.identity = int(facts.device), int(facts.inode)
+        self.is_memory, self.created = self.identity == (0, 0), bool(facts.created)
         code = lib.GIO_E_INTERRUPTED
         while code == lib.GIO_E_INTERRUPTED:
             code = lib.gio_section_reserve(self.native)
         check(code, doing, self.about, is_file=not self.is_memory)
-
-    @property
-    def native(self) -> Any:
-        """The core's own."""
-        return self._place[0]
-
-    @property
-    def size(self) -> int:
-        """In bytes; of a name that existed, what there is."""
-        return int(self._facts.size)
-
-    @property
-    def granularity(self) -> int:
-        """Views begin at multiples of it."""
-        return int(self._facts.granularity)
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """Device and inode of the file; 0 and 0 for memory."""
-        return int(self._facts.device), int(self._facts.inode)
-
-    @property
-    def is_memory(self) -> bool:
-        return self.identity == (0, 0)
-
-    @property
-    def created(self) -> bool:
-        """Whether the memory is new."""
-        return bool(self._facts.created)
 
     def map(self, start: int, stop: int) -> Bytes:
         """Map a view. It is unmapped when nobody refers any more to the array that this returns."""
@@ -153,7 +151,8 @@ class Section:
         int
             What closing the file gave, as a code of the core.
         """
-        return int(lib.gio_section_close(self.native)) if self.native else 0
+        native = self._place[0]
+        return int(lib.gio_section_close(native)) if native else 0
 
 
 class Header(NamedTuple):
