@@ -18,6 +18,7 @@ from oracle import FOREVER, KIB, PAGE, target, words
 from test_windows import ANY_FUNCTION, replaced
 
 import gatherio as gio
+from gatherio import sections
 from gatherio._native import lib
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -245,6 +246,47 @@ def test_what_this_user_has_made_by_other_means_is_no_stranger(path: Path) -> No
         for use in uses(name, path):
             with pytest.raises(ValueError, match="somebody else's memory"):
                 use()
+
+
+def test_no_thread_comes_out_of_a_call_with_a_names_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutex is a thread's: what the thread leaves half made may go in another one, which could not give it back."""
+    name = f"lock-{os.getpid()}"
+    begun, ended = threading.Event(), threading.Event()
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def gio_section_of_memory(self, *arguments: object) -> None:
+            assert lib.gio_section_of_memory(*arguments) == 0
+            handle = kernel32.OpenMutexW(0x00100000, False, full("gate", name))  # SYNCHRONIZE
+            handles.append(handle)  # with it the mutex stays, whoever else lets go of it
+            begun.set()
+            ended.wait(FOREVER)
+            raise KeyboardInterrupt
+
+    def make() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            gio.Mapping(None, size=10, name=name)
+
+    handles: list[int | None] = []
+    kernel32.OpenMutexW.restype = ctypes.c_void_p
+    thread = threading.Thread(target=make)
+    with monkeypatch.context() as patched:
+        patched.setattr(sections, "lib", Interrupted())
+        thread.start()
+        assert begun.wait(FOREVER)
+    try:
+        wait_timeout = 258
+        for handle in filter(None, handles):
+            assert kernel32.WaitForSingleObject(ctypes.c_void_p(handle), 0) != wait_timeout
+            kernel32.ReleaseMutex(ctypes.c_void_p(handle))
+            kernel32.CloseHandle(ctypes.c_void_p(handle))
+        with gio.Mapping(None, size=10, name=name) as m:
+            assert not m.created
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_name_that_cannot_be_given_rights_is_not_made() -> None:
