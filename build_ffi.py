@@ -14,7 +14,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent
 
-SHARED = ["plan.c", "order.c", "operation.c", "queue.c", "registered.c", "file.c", "locks.c"]
+SHARED = ["plan.c", "order.c", "operation.c", "queue.c", "staging.c", "registered.c", "file.c", "locks.c"]
 SHARED += ["workers.c", "backend_sync.c"]
 SYSTEMS = {
     "linux": ["backend_uring.c", "backend_threads.c", "os_linux.c", "copy_linux.c", "locks_linux.c", "mapping_linux.c"],

@@ -67,8 +67,8 @@ enum { GIO_DIRECT_AUTO = -1, GIO_DIRECT_NO = 0, GIO_DIRECT_YES = 1 };
 enum { GIO_HUGE_AUTO = -1, GIO_HUGE_NO = 0, GIO_HUGE_YES = 1 };
 
 /* Rare events made on demand, for tests: the next requests are reported as shorter, as failed, or only once
- * they are released. */
-enum { GIO_FAULT_NONE = 0, GIO_FAULT_SHORT = 1, GIO_FAULT_FAIL = 2, GIO_FAULT_HOLD = 3 };
+ * they are released; the next staging buffers cannot be had. */
+enum { GIO_FAULT_NONE = 0, GIO_FAULT_SHORT = 1, GIO_FAULT_FAIL = 2, GIO_FAULT_HOLD = 3, GIO_FAULT_STAGE = 4 };
 
 typedef struct gio_queue gio_queue;
 typedef struct gio_file gio_file;
@@ -336,6 +336,9 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
  * where the file has become shorter than `end`, where the range ends in the file. */
 int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
                          uint64_t end);
+
+/* What the staging buffers of all queues hold of the system's memory, in bytes. For tests. */
+uint64_t gio_staging_allocated(void);
 
 /* The plan alone, for tests: the pieces that an operation is cut into. */
 int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count, uint64_t offset, int32_t staging,

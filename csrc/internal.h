@@ -54,6 +54,14 @@ typedef enum {
 
 typedef struct gio_backend gio_backend;
 typedef struct gio_workers gio_workers;
+typedef struct gio_stage gio_stage;
+
+/* A staged piece that has been planned and waits for its buffer. */
+typedef struct {
+    int32_t there; /* 0: none */
+    gio_piece piece;
+    gio_cursor after; /* the cursor behind it */
+} gio_planned;
 
 typedef struct gio_operation {
     struct gio_operation *next, *previous; /* in the list that its state says: backlog or finished */
@@ -73,7 +81,8 @@ typedef struct gio_operation {
     uint64_t planned;   /* bytes from the start that belong to a request */
     uint64_t intact;    /* bytes from the start below every failure and below the end of the file */
     gio_cursor cursor;  /* at `planned` */
-    uint32_t requests;  /* in flight */
+    gio_planned ahead;  /* what comes next, so that it is not planned at each look */
+    uint32_t requests;  /* in flight; and one more while a buffer is made for what comes next */
     uint8_t cancelling;
     uint8_t anonymous;     /* the memory is no mapped file's, so that its pages are there */
     uint8_t through_cache; /* all of it goes to the buffered handle, which has a lock on it. Windows */
@@ -126,7 +135,7 @@ typedef struct gio_request {
     struct gio_request *behind; /* it waited for this one when it was last looked at */
     struct gio_request *leader;
     gio_range write_back;     /* of the file; the leader's */
-    void *stage;              /* the staging buffer, or NULL */
+    gio_stage *stage;         /* the staging buffer, or NULL */
     int64_t result;           /* of the last start: bytes, or a negative code */
 } gio_request;
 
@@ -230,12 +239,36 @@ struct gio_backend {
 extern const gio_backend gio_backend_uring, gio_backend_threads, gio_backend_iocp, gio_backend_sync;
 extern const gio_backend *const gio_backends[]; /* of this system, best first, NULL at the end */
 
-/* Two kinds of staging buffers. A large one is a huge page; some of them keep the device busy while the next is filled.
- * Small ones serve small pieces, of which many have to be in flight. */
+/* ---- staging.c -------------------------------------------------------------------------------------------- */
+
+/* Two kinds of staging buffers, by what they hold: a huge page, or a small piece, of which many have to be in flight. */
 enum { GIO_STAGE_LARGE = 0, GIO_STAGE_SMALL = 1, GIO_STAGE_KINDS = 2 };
-enum { GIO_STAGES_LARGE = 8, GIO_STAGES_SMALL = 128 };
 #define GIO_STAGE_BYTES ((uint64_t)2 * 1024 * 1024)
 #define GIO_STAGE_SMALL_BYTES ((uint64_t)16 * 1024)
+
+struct gio_stage {
+    void *memory;    /* page-aligned */
+    gio_stage *next; /* in the list of those that are free */
+    struct gio_stage_block *block;
+};
+
+/* What a queue has of them. The queue's lock is held in the calls that take this, but for the last one. */
+typedef struct {
+    uint32_t used[GIO_STAGE_KINDS]; /* or being made */
+    int32_t joined;                 /* it has staged something */
+    int32_t trims;                  /* there are more free ones than are kept: gio_staging_trim is to be called */
+} gio_staging;
+
+int gio_stage_kind(uint64_t nbytes);
+/* Takes one. 0: the queue uses its share. `*stage` NULL: none is free, and the next call is one of these two. */
+int gio_stage_take(gio_staging *own, int kind, gio_stage **stage);
+int32_t gio_stage_make(int kind, gio_stage **stage); /* no lock is held */
+void gio_stage_go_without(gio_staging *own, int kind);
+void gio_stage_give(gio_staging *own, gio_stage *stage);
+void gio_staging_trim(void); /* no lock is held in these two */
+void gio_staging_leave(gio_staging *own); /* the queue has closed */
+void gio_staging_before_fork(void);
+void gio_staging_after_fork(int is_child);
 
 /* ---- a queue -------------------------------------------------------------------------------------------- */
 
@@ -282,11 +315,7 @@ struct gio_queue {
     uint64_t submitted;         /* of the last one that the backend has been asked to submit */
     uint32_t batches;           /* begun and not ended */
 
-    void *stage_pages;          /* the staging buffers, made when first needed */
-    uint64_t stage_allocated;
-    enum { GIO_STAGES_NONE, GIO_STAGES_WANTED, GIO_STAGES_COMING, GIO_STAGES_THERE } stages;
-    int32_t stages_code;        /* why they could not be made, for the next one who wants one; 0: nobody has tried */
-    void *free_stages[GIO_STAGE_KINDS]; /* linked through their first word */
+    gio_staging staging;
 
     gio_operation **operations; /* by index */
     uint64_t operation_count;

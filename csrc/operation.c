@@ -172,7 +172,8 @@ static void finish_if_done(gio_queue *queue, gio_operation *operation)
 /* Tests make rare events here: what a request brought back is told differently, or later. */
 static int meets_fault(gio_queue *queue, gio_request *request)
 {
-    if (queue->fault.kind == GIO_FAULT_NONE || request->verb != GIO_TRANSFER || queue->fault.count == 0)
+    if (queue->fault.kind == GIO_FAULT_NONE || queue->fault.kind == GIO_FAULT_STAGE || request->verb != GIO_TRANSFER ||
+        queue->fault.count == 0)
         return 0;
     if (queue->fault.after != 0) {
         queue->fault.after--;
@@ -253,67 +254,6 @@ static void count_request(gio_queue *queue, const gio_request *request, int step
     request->operation->requests += (uint32_t)step;
 }
 
-/* ---- staging buffers ----------------------------------------------------------------------------------- */
-
-static int stage_kind(const gio_piece *piece)
-{
-    return piece->file_length <= GIO_STAGE_SMALL_BYTES ? GIO_STAGE_SMALL : GIO_STAGE_LARGE;
-}
-
-static void give_stage(gio_queue *queue, int kind, void *stage)
-{
-    *(void **)stage = queue->free_stages[kind];
-    queue->free_stages[kind] = stage;
-}
-
-static void *take_stage(gio_queue *queue, int kind)
-{
-    void *stage = queue->free_stages[kind];
-    if (stage)
-        queue->free_stages[kind] = *(void **)stage;
-    return stage;
-}
-
-/* Made when the first piece needs one, all at once, in huge pages where there are any. Lock held, and let go of meanwhile.
- * Whether there is news for an operation that waits for them. */
-static int make_stages(gio_queue *queue)
-{
-    static const uint64_t large_bytes = GIO_STAGES_LARGE * GIO_STAGE_BYTES;
-    static const uint64_t small_bytes = GIO_STAGES_SMALL * GIO_STAGE_SMALL_BYTES;
-    void *pages = NULL;
-    uint64_t allocated = 0;
-
-    if (queue->stages != GIO_STAGES_WANTED)
-        return 0;
-    queue->stages = GIO_STAGES_COMING;
-    queue->inside++; /* the operation may be cancelled meanwhile, and the queue be closed */
-    gio_mutex_unlock(&queue->mutex);
-    int32_t code = gio_pages_allocate(large_bytes + small_bytes, GIO_HUGE_AUTO, &pages, &allocated);
-    if (code == 0)
-        gio_registered_add(queue, pages, allocated); /* cheaper where it may be had */
-    gio_mutex_lock(&queue->mutex);
-    queue->inside--;
-    queue->stages_code = code;
-    queue->stages = code ? GIO_STAGES_NONE : GIO_STAGES_THERE;
-    queue->stage_pages = pages;
-    queue->stage_allocated = allocated;
-    for (uint64_t at = code ? 0 : large_bytes; at != 0; at -= GIO_STAGE_BYTES)
-        give_stage(queue, GIO_STAGE_LARGE, (char *)pages + at - GIO_STAGE_BYTES);
-    for (uint64_t at = code ? 0 : small_bytes; at != 0; at -= GIO_STAGE_SMALL_BYTES)
-        give_stage(queue, GIO_STAGE_SMALL, (char *)pages + large_bytes + at - GIO_STAGE_SMALL_BYTES);
-    return 1;
-}
-
-/* A buffer for the piece; NULL: it has to wait for one, or there can be none (`*code`), which is told once. */
-static void *stage_for(gio_queue *queue, const gio_piece *piece, int32_t *code)
-{
-    *code = queue->stages_code;
-    queue->stages_code = 0;
-    if (*code == 0 && queue->stages == GIO_STAGES_NONE)
-        queue->stages = GIO_STAGES_WANTED;
-    return *code || queue->stages != GIO_STAGES_THERE ? NULL : take_stage(queue, stage_kind(piece));
-}
-
 /* ---- the end of a request -------------------------------------------------------------------------------- */
 
 /* The request is over, with `reached` bytes of it moved. */
@@ -329,12 +269,12 @@ static void end_request(gio_queue *queue, gio_request *request, int32_t code)
             gio_queue_hand_over(queue);      /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request still counts as in flight, so nothing can go away */
             int32_t copied =
-                gio_copy_to_segments(operation, request->cursor, (char *)request->stage + piece->head, moved);
+                gio_copy_to_segments(operation, request->cursor, (char *)request->stage->memory + piece->head, moved);
             gio_mutex_lock(&queue->mutex);
             if (copied)
                 code = copied, moved = 0;
         }
-        give_stage(queue, stage_kind(piece), request->stage);
+        gio_stage_give(&queue->staging, request->stage);
         request->stage = NULL;
     }
     if (operation->direction == GIO_WRITE) {
@@ -589,12 +529,74 @@ static int32_t why_not_begin(const gio_operation *operation)
     return operation->cancelling ? GIO_E_CANCELLED : operation->code;
 }
 
+/* A staged piece is planned once, however often it is looked at before there is a buffer for it. */
+static void plan_ahead(gio_operation *operation, gio_segment *segments)
+{
+    gio_planned *ahead = &operation->ahead;
+
+    if (!ahead->there)
+        gio_plan_next(operation, &operation->file->limits, segments, &ahead->piece, &ahead->after);
+    ahead->there = ahead->piece.route == GIO_STAGED;
+}
+
+/* Tests make a shortage here. 0, or its code. */
+static int32_t meets_shortage(gio_queue *queue)
+{
+    if (queue->fault.kind != GIO_FAULT_STAGE || queue->fault.count == 0)
+        return 0;
+    if (queue->fault.after != 0) {
+        queue->fault.after--;
+        return 0;
+    }
+    queue->fault.count--;
+    return (int32_t)queue->fault.value;
+}
+
+/* One that is counted already. Lock held, and let go of meanwhile: the operation counts as in flight. */
+static int32_t make_stage(gio_queue *queue, gio_operation *operation, int kind, gio_stage **stage)
+{
+    operation->requests++;
+    gio_mutex_unlock(&queue->mutex);
+    int32_t code = gio_stage_make(kind, stage);
+    gio_mutex_lock(&queue->mutex);
+    operation->requests--;
+    return code;
+}
+
+/* A buffer for the piece that is next, and a request for it. NULL: the operation has to wait until the queue gets back one
+ * of its own (0), or something else has changed (1). Lock held, and let go of while a buffer is made. */
+static int find_stage(gio_queue *queue, gio_operation *operation, gio_stage **stage)
+{
+    uint64_t begin = operation->planned;
+    int kind = gio_stage_kind(operation->ahead.piece.file_length);
+
+    if (!gio_stage_take(&queue->staging, kind, stage))
+        return 0;
+    int32_t code = meets_shortage(queue);
+    if (code == 0 && *stage)
+        return 1;
+    if (code == 0)
+        code = make_stage(queue, operation, kind, stage);
+    int is_next = operation->state == GIO_WAITING && operation->planned == begin;
+    if (code == 0 && is_next && queue->free_requests)
+        return 1;
+    if (*stage)
+        gio_stage_give(&queue->staging, *stage);
+    else
+        gio_stage_go_without(&queue->staging, kind);
+    *stage = NULL;
+    if (code && is_next && queue->staging.used[kind] != 0)
+        return 0; /* it goes on with those it has */
+    if (code && is_next)
+        break_off(queue, operation, code, operation->planned);
+    finish_if_done(queue, operation);
+    return 1;
+}
+
 /* Takes a free request for the next piece of `operation` and starts it. 0: it has to wait. */
 static int start_piece(gio_queue *queue, gio_operation *operation)
 {
     gio_request *request = queue->free_requests;
-    gio_file *file = operation->file;
-    gio_cursor after;
 
     int several = operation->segment_count > 1 && operation->offsets == NULL;
 
@@ -605,18 +607,22 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         return 1;
     }
     request->segments = several ? request->many : &request->single;
-    gio_plan_next(operation, &file->limits, request->segments, &request->piece, &after);
-    gio_piece *piece = &request->piece;
-    void *stage = NULL;
-    if (piece->code == 0 && piece->route == GIO_STAGED)
-        stage = stage_for(queue, piece, &piece->code);
-    if (piece->code) {
-        break_off(queue, operation, piece->code, operation->planned);
+    plan_ahead(operation, request->segments);
+    if (operation->ahead.piece.code) {
+        break_off(queue, operation, operation->ahead.piece.code, operation->planned);
         finish_if_done(queue, operation);
         return 1;
     }
-    if (piece->route == GIO_STAGED && stage == NULL)
-        return 0;
+    gio_stage *stage = NULL;
+    if (operation->ahead.piece.route == GIO_STAGED) {
+        int news = find_stage(queue, operation, &stage);
+        if (stage == NULL)
+            return news;
+        request = queue->free_requests; /* another one than before, perhaps */
+    }
+    gio_piece *piece = &request->piece;
+    *piece = operation->ahead.piece;
+    operation->ahead.there = 0;
 
     queue->free_requests = request->next;
     request->operation = operation;
@@ -633,7 +639,7 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
     count_request(queue, request, +1);
     if (operation->direction == GIO_WRITE)
         gio_writes_add(request);
-    operation->cursor = after;
+    operation->cursor = operation->ahead.after;
     operation->planned = piece->end;
     if (operation->planned == operation->length)
         stop_planning(queue, operation);
@@ -642,14 +648,14 @@ static int start_piece(gio_queue *queue, gio_operation *operation)
         queue->stats.ragged++;
     if (piece->route == GIO_STAGED) {
         queue->stats.staged++;
-        request->single.address = (uint64_t)(uintptr_t)request->stage;
+        request->single.address = (uint64_t)(uintptr_t)stage->memory;
         request->single.length = piece->file_length;
         request->segments = &request->single;
         if (operation->direction == GIO_WRITE) {
             gio_queue_hand_over(queue);      /* the device works while we copy */
             gio_mutex_unlock(&queue->mutex); /* the request counts as in flight, so nothing can go away */
             int32_t code =
-                gio_copy_from_segments(operation, request->cursor, request->stage, piece->end - piece->begin);
+                gio_copy_from_segments(operation, request->cursor, stage->memory, piece->end - piece->begin);
             gio_mutex_lock(&queue->mutex);
             if (code == 0)
                 code = why_not_begin(operation);
@@ -717,6 +723,20 @@ static int start_backlog(gio_queue *queue)
     return any;
 }
 
+/* Lock held, and let go of meanwhile. */
+static int trim_stages(gio_queue *queue)
+{
+    if (!queue->staging.trims)
+        return 0;
+    queue->staging.trims = 0;
+    queue->inside++;
+    gio_mutex_unlock(&queue->mutex);
+    gio_staging_trim();
+    gio_mutex_lock(&queue->mutex);
+    queue->inside--;
+    return 1;
+}
+
 int gio_queue_prepare(gio_queue *queue)
 {
     int news = 0, any;
@@ -730,7 +750,7 @@ int gio_queue_prepare(gio_queue *queue)
             queue->backend->reap(queue);
         for (any = 0; queue->shelved && queue->requests_started == 0 && queue->returned == NULL; any = 1)
             unshelve(queue); /* one that was cancelled ends, and starts nothing */
-        any |= settle_returned(queue) | start_waiting(queue) | start_backlog(queue) | make_stages(queue);
+        any |= settle_returned(queue) | start_waiting(queue) | start_backlog(queue) | trim_stages(queue);
         news |= any;
     } while (any);
     return news;

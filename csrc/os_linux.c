@@ -200,13 +200,23 @@ int64_t gio_deadline_ns(int64_t timeout_ns)
 static uint64_t fork_count;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void in_parent(void) { gio_registered_after_fork(); }
+static void before_fork(void)
+{
+    gio_registered_before_fork();
+    gio_staging_before_fork();
+}
+static void in_parent(void)
+{
+    gio_staging_after_fork(0);
+    gio_registered_after_fork();
+}
 static void in_child(void) /* which has one thread */
 {
     fork_count++;
+    gio_staging_after_fork(1);
     gio_registered_after_fork();
 }
-static void watch_forks(void) { pthread_atfork(gio_registered_before_fork, in_parent, in_child); }
+static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
 
 uint64_t gio_fork_count(void)
 {

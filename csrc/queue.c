@@ -67,8 +67,6 @@ static void release(gio_queue *queue)
         gio_condition_destroy(&queue->changed);
         gio_condition_destroy(&queue->pump_wake);
     }
-    if (queue->stage_pages)
-        gio_os_pages_free(queue->stage_pages, queue->stage_allocated);
     for (uint32_t i = 0; queue->requests && i < queue->depth; i++)
         free(queue->requests[i].many);
     for (uint64_t i = 0; i < queue->operation_count; i += GIO_OPERATIONS_PER_BLOCK)
@@ -533,6 +531,7 @@ int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns)
     queue->released = 1;
     gio_mutex_unlock(&queue->memory_mutex);
     gio_registered_forget(queue);
+    gio_staging_leave(&queue->staging);
     gio_mutex_lock(&queue->mutex);
     queue->gone = 1;
     gio_condition_wake_all(&queue->changed);
