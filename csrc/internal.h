@@ -335,7 +335,9 @@ struct gio_queue {
     uint64_t pump_seen;         /* operations submitted when it last looked */
 
     gio_mutex memory_mutex;     /* registered memory: held while it comes and goes. Before `mutex` */
-    uint64_t kept_refused;      /* bytes that the system would not keep registered; 0: none. registered.c's mutex guards it */
+    struct gio_kept *kept;      /* what stays registered; registered.c's mutex guards these three */
+    uint64_t kept_count;
+    uint64_t kept_refused;      /* bytes that the system would not keep registered; 0: none */
 
     struct { int32_t kind; uint64_t after, count, value; } fault;
     gio_queue_stats stats;
@@ -377,7 +379,7 @@ void gio_workers_cancel(gio_queue *queue, gio_request *request);
 
 /* registered.c. No lock is held. */
 int32_t gio_registered_add(gio_queue *queue, void *address, uint64_t nbytes);
-void gio_registered_forget(const gio_queue *queue); /* what it keeps has gone, with the backend */
+void gio_registered_forget(gio_queue *queue); /* what it keeps has gone, with the backend */
 void gio_registered_before_fork(void);
 void gio_registered_after_fork(void);
 
