@@ -58,7 +58,8 @@ typedef struct gio_stage gio_stage;
 
 /* A staged piece that has been planned and waits for its buffer. */
 typedef struct {
-    int32_t there; /* 0: none */
+    int32_t there;  /* 0: none */
+    int32_t making; /* a thread is about it, without the lock */
     gio_piece piece;
     gio_cursor after; /* the cursor behind it */
 } gio_planned;
@@ -82,7 +83,7 @@ typedef struct gio_operation {
     uint64_t intact;    /* bytes from the start below every failure and below the end of the file */
     gio_cursor cursor;  /* at `planned` */
     gio_planned ahead;  /* what comes next, so that it is not planned at each look */
-    uint32_t requests;  /* in flight; and one more while a buffer is made for what comes next */
+    uint32_t requests;  /* in flight, or a buffer for the next one is being made */
     uint8_t cancelling;
     uint8_t anonymous;     /* the memory is no mapped file's, so that its pages are there */
     uint8_t through_cache; /* all of it goes to the buffered handle, which has a lock on it. Windows */

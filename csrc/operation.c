@@ -552,14 +552,17 @@ static int32_t meets_shortage(gio_queue *queue)
     return (int32_t)queue->fault.value;
 }
 
-/* One that is counted already. Lock held, and let go of meanwhile: the operation counts as in flight. */
+/* One that is counted already. Lock held, and let go of meanwhile: the operation counts as in flight, and nobody else starts
+ * its next piece. */
 static int32_t make_stage(gio_queue *queue, gio_operation *operation, int kind, gio_stage **stage)
 {
+    operation->ahead.making = 1;
     operation->requests++;
     gio_mutex_unlock(&queue->mutex);
     int32_t code = gio_stage_make(kind, stage);
     gio_mutex_lock(&queue->mutex);
     operation->requests--;
+    operation->ahead.making = 0;
     return code;
 }
 
@@ -567,27 +570,26 @@ static int32_t make_stage(gio_queue *queue, gio_operation *operation, int kind, 
  * of its own (0), or something else has changed (1). Lock held, and let go of while a buffer is made. */
 static int find_stage(gio_queue *queue, gio_operation *operation, gio_stage **stage)
 {
-    uint64_t begin = operation->planned;
     int kind = gio_stage_kind(operation->ahead.piece.file_length);
 
-    if (!gio_stage_take(&queue->staging, kind, stage))
+    if (operation->ahead.making || !gio_stage_take(&queue->staging, kind, stage))
         return 0;
     int32_t code = meets_shortage(queue);
     if (code == 0 && *stage)
         return 1;
     if (code == 0)
         code = make_stage(queue, operation, kind, stage);
-    int is_next = operation->state == GIO_WAITING && operation->planned == begin;
-    if (code == 0 && is_next && queue->free_requests)
+    int goes_on = operation->state == GIO_WAITING;
+    if (code == 0 && goes_on && queue->free_requests)
         return 1;
     if (*stage)
         gio_stage_give(&queue->staging, *stage);
     else
         gio_stage_go_without(&queue->staging, kind);
     *stage = NULL;
-    if (code && is_next && queue->staging.used[kind] != 0)
-        return 0; /* it goes on with those it has */
-    if (code && is_next)
+    if (code && goes_on && queue->staging.used[kind] != 0)
+        return 0; /* the queue goes on with those it has */
+    if (code && goes_on)
         break_off(queue, operation, code, operation->planned);
     finish_if_done(queue, operation);
     return 1;

@@ -206,8 +206,11 @@ def native_code(number: int) -> int:
 
 
 def set_fault(queue: gio.CompletionQueue, kind: str, after: int = 0, count: int = 2**62, value: int = 0) -> None:
-    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL (an errno) or HOLD."""
-    if kind == "FAIL":
+    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL (an errno) or HOLD.
+
+    STAGE (an errno): so many staging buffers cannot be had.
+    """
+    if kind in ("FAIL", "STAGE"):
         value = native_code(value)
     assert lib.gio_queue_fault(queue._native, getattr(lib, f"GIO_FAULT_{kind}"), after, count, value) == 0
 

@@ -20,7 +20,8 @@ from gatherio._native import ffi, lib
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 TESTS_C = ROOT / "tests" / "c"
-PROGRAMS = ("test_core", "test_threads", "test_plan")
+PROGRAMS = ("test_core", "test_threads", "test_plan", "test_staging")
+LINK = {"test_staging": ["-Wl,--wrap=gio_plan_next"]}
 
 SANITIZERS = {
     "address,undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -106,7 +107,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
             assert done.returncode == 0 and done.stdout == "", done.stdout
             shared = [path for path in folder.glob("*.o") if path.stem not in PROGRAMS]
             for program in PROGRAMS:
-                done = _run("gcc", *flags, *shared, folder / f"{program}.o", "-o", folder / program)
+                link = LINK.get(program, [])
+                done = _run("gcc", *flags, *link, *shared, folder / f"{program}.o", "-o", folder / program)
                 assert done.returncode == 0, done.stdout
             folders[sanitizer] = folder
         return folders[sanitizer] / name
@@ -158,6 +160,13 @@ def test_random_plans(program, tmpfs_dir: Path) -> None:
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_threads(program, request: pytest.FixtureRequest, sanitizer: str, kind: str, backend: str) -> None:
     _check(program(sanitizer, "test_threads"), request.getfixturevalue(kind), backend)
+
+
+@pytest.mark.parametrize("backend", _backends())
+@pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_staging(program, request: pytest.FixtureRequest, sanitizer: str, kind: str, backend: str) -> None:
+    _check(program(sanitizer, "test_staging"), request.getfixturevalue(kind), backend)
 
 
 def test_a_check_that_fails_is_seen(program, tmpfs_dir: Path) -> None:
@@ -219,9 +228,8 @@ def windows_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", f"-I{CSRC}", f"-I{TESTS_C}"]
     libraries = [f"-l{name}" for name in _build_ffi().libraries("win32")]
     for program in PROGRAMS:
-        done = _run(
-            MINGW, *flags, "-static", "-o", folder / f"{program}.exe", *_sources("win32", (program,)), *libraries
-        )
+        link = [*LINK.get(program, []), "-static", *_sources("win32", (program,)), *libraries]
+        done = _run(MINGW, *flags, "-o", folder / f"{program}.exe", *link)
         assert done.returncode == 0 and done.stdout == "", done.stdout
     made = _wine(folder, "wineboot", "-i")
     assert made.returncode == 0, made.stdout
@@ -242,7 +250,7 @@ def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess
 
 @pytest.mark.parametrize(
     ("program_name", "backend"),
-    [(name, backend) for name in ("test_core", "test_threads") for backend in WINDOWS_BACKENDS]
+    [(name, backend) for name in ("test_core", "test_threads", "test_staging") for backend in WINDOWS_BACKENDS]
     + [("test_plan", "sync")],
 )
 def test_on_windows(windows_programs: Path, disk_dir: Path, program_name: str, backend: str) -> None:

@@ -212,6 +212,7 @@ static inline void check_idle(const gio_queue *queue)
     CHECK_EQUAL(queue->bytes_in_flight, 0);
     CHECK_EQUAL(queue->inside + queue->followers, 0);
     CHECK_EQUAL(queue->stats.operations, queue->stats.finished);
+    CHECK_EQUAL(queue->staging.used[GIO_STAGE_LARGE] + queue->staging.used[GIO_STAGE_SMALL], 0);
     CHECK(queue->held == NULL && queue->returned == NULL);
 }
 
