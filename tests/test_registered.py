@@ -33,6 +33,7 @@ from oracle import (
 from this_process import comes_down
 
 import gatherio as gio
+from gatherio._native import ffi, lib
 
 needs_uring = not_on_windows("it has no io_uring")
 pytestmark = needs_memlock(
@@ -454,6 +455,42 @@ def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.Co
             f.write_at(memory, number * MIB).result(FOREVER)
         assert pinned() == 50 * MIB, "there is room again"
         assert_same_bytes((disk_dir / "file").read_bytes()[: 50 * MIB], np.repeat(np.arange(100, 150, dtype="u1"), MIB))
+
+
+@needs_uring
+@needs_memlock(64 * MIB)
+def test_what_many_queues_keep_ends_with_its_memory_or_its_queue(pinned: Callable[[], int]) -> None:
+    """Each piece of memory in one queue, or in all of them; freed in any order, by the calls of the core."""
+    rng = np.random.default_rng(2)
+    queues = [gio.CompletionQueue(1, backend="uring") for _ in range(8)]
+    kept: dict[int, tuple[int, int]] = {}  # by address: its length, and how many keep it
+    per_queue = 100
+
+    def keep(queue: gio.CompletionQueue, address: int, nbytes: int) -> None:
+        assert lib.gio_queue_keep(queue._native, ffi.cast("void *", address), nbytes, GIB) == 0
+
+    for number, queue in enumerate(queues):
+        for _ in range(per_queue):
+            place, allocated = ffi.new("void **"), ffi.new("uint64_t *")
+            assert lib.gio_pages_allocate(int(rng.integers(1, 4)) * PAGE, lib.GIO_HUGE_NO, place, allocated) == 0
+            address, nbytes = int(ffi.cast("uintptr_t", place[0])), int(allocated[0])
+            keepers = queues if len(kept) % 40 == 0 else [queue]
+            for other in keepers:
+                for _ in range(2):  # what is kept already is not kept twice
+                    keep(other, address, nbytes)
+            kept[address] = nbytes, len(keepers)
+        assert pinned() == sum(nbytes * keepers for nbytes, keepers in kept.values()), number
+    addresses = rng.permutation(list(kept))
+    for address in addresses[::2]:
+        nbytes, _ = kept.pop(int(address))
+        lib.gio_pages_free(nbytes, ffi.cast("void *", int(address)))
+    left = sum(nbytes * keepers for nbytes, keepers in kept.values())
+    assert comes_down(pinned, left) and pinned() == left
+    for queue in queues:
+        queue.close()
+    assert comes_down(pinned, 0)
+    for address, (nbytes, _) in kept.items():
+        lib.gio_pages_free(nbytes, ffi.cast("void *", address))
 
 
 @needs_uring
