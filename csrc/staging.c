@@ -139,6 +139,18 @@ static uint32_t share_of(const gio_staging *own, int kind)
     return (uint32_t)gio_max(gio_min(kinds[kind].each, kinds[kind].all / queues), 1);
 }
 
+/* One that is free, or NULL. Mutex held. */
+static gio_stage *take_free(int kind)
+{
+    gio_stage *stage = pool.of[kind].free;
+
+    if (stage) {
+        pool.of[kind].free = stage->next;
+        pool.of[kind].empty -= stage->block->used++ == 0;
+    }
+    return stage;
+}
+
 int gio_stage_take(gio_staging *own, int kind, gio_stage **stage)
 {
     *stage = NULL;
@@ -148,11 +160,7 @@ int gio_stage_take(gio_staging *own, int kind, gio_stage **stage)
         pool.queues += !own->joined;
         own->joined = 1;
         count_stage(own, kind, +1);
-        *stage = pool.of[kind].free;
-    }
-    if (*stage) {
-        pool.of[kind].free = (*stage)->next;
-        pool.of[kind].empty -= (*stage)->block->used++ == 0;
+        *stage = take_free(kind);
     }
     gio_mutex_unlock(&pool.mutex);
     return may;
@@ -163,18 +171,18 @@ int32_t gio_stage_make(int kind, gio_stage **stage)
     int32_t code;
     block *made = make_block(kind, &code);
 
-    if (made == NULL)
-        return code;
-    *stage = &made->stages[0];
     gio_mutex_lock(&pool.mutex);
-    made->used = 1;
-    made->next = pool.of[kind].blocks;
-    pool.of[kind].blocks = made;
-    pool.allocated += made->allocated;
-    made->stages[kinds[kind].in_block - 1].next = pool.of[kind].free; /* the others of it, if any, are free */
-    pool.of[kind].free = made->stages[0].next;
+    if (made) {
+        made->next = pool.of[kind].blocks;
+        pool.of[kind].blocks = made;
+        pool.of[kind].empty++;
+        pool.allocated += made->allocated;
+        made->stages[kinds[kind].in_block - 1].next = pool.of[kind].free;
+        pool.of[kind].free = &made->stages[0];
+    }
+    *stage = take_free(kind); /* where none could be made, one that has come back meanwhile */
     gio_mutex_unlock(&pool.mutex);
-    return 0;
+    return *stage ? 0 : code;
 }
 
 void gio_stage_give(gio_staging *own, gio_stage *stage)
