@@ -119,7 +119,7 @@ LAYERS = [
     {"_handle", "_text", "_folders", "_programs"},
     {"_version", "errors", "_native", "_remedy", "_progress", "_device", "_replace", "_npy_header"},
     {"pages", "segments", "tuning"},
-    {"asyncio_bridge", "file", "locks", "operation", "queue", "registration"},
+    {"_futures", "asyncio_bridge", "file", "locks", "operation", "queue", "registration"},
     {"info", "npy", "sections"},
     {"records"},
     {"mapping"},

@@ -143,6 +143,36 @@ class Bridge:
             self._finish()
 
 
+def no_loop(call: str) -> RuntimeError:
+    """The exception for an await where no loop of asyncio runs; `call` is what blocks and does the same."""
+    return RuntimeError(
+        "no running event loop of asyncio in this thread, and under others (trio) nothing of gatherio can be awaited: "
+        f"call {call} in a thread, in trio: await trio.to_thread.run_sync({call})"
+    )
+
+
+def running_loop(call: str) -> asyncio.AbstractEventLoop:
+    """The loop that runs in this thread; else the exception."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise no_loop(call) from None
+
+
+async def to_its_end(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Call in a thread of the loop's executor. The task comes back when that has ended, cancelled meanwhile or not."""
+    calling = loop.run_in_executor(None, call)
+    cancelled: asyncio.CancelledError | None = None
+    while not calling.done():
+        try:
+            await asyncio.wait([calling])
+        except asyncio.CancelledError as asked:
+            cancelled = asked
+    calling.result()
+    if cancelled is not None:
+        raise cancelled
+
+
 def _closing(bridge: Bridge) -> Callable[[object], None]:
     """What closes it, if it is still there."""
     reference = weakref.ref(bridge)

@@ -29,6 +29,7 @@ from ._native import (
     lib,
     long_path,
 )
+from .asyncio_bridge import running_loop, to_its_end
 from .errors import AlignmentError
 from .locks import Lock, acquire, acquire_async, release
 from .operation import Operation
@@ -116,6 +117,7 @@ class File(Handle):
         self._lock = threading.RLock()  # a signal handler may close the file while the same thread waits in close
         self._closed = False
         self._untold: dict[int, Operation] = {}  # writes that failed, and nobody knows
+        self._flush_failure: BaseException | None = None  # of a flush whose task did not wait for it
         facts = ffi.new("gio_file_facts *")
         # Owned before it is there: a signal that came during the call raises right behind it.
         self._place = place = ffi.gc(ffi.new("gio_file **"), lib.gio_file_let_go)
@@ -583,6 +585,38 @@ class File(Handle):
             self._drain()
             check(lib.gio_file_flush(self._native), "flushing to stable storage", self.name)
         self._queue._collect()  # as above
+        self._raise_flush_failure()
+
+    async def flush_async(self) -> None:
+        """Flush in an asyncio task: `flush`, in a thread of the loop's executor.
+
+        Cancelling the task leaves one that has begun going on. If it fails then, the next `flush` or `close` raises.
+
+        Raises
+        ------
+        RuntimeError
+            No loop of asyncio (or uvloop) runs in this thread.
+        """
+        loop = running_loop("f.flush")
+        self._check_open()
+        try:
+            await loop.run_in_executor(None, self._flush_for_a_task)
+        except OSError as failure:
+            if failure is self._flush_failure:
+                self._flush_failure = None
+            raise
+
+    def _flush_for_a_task(self) -> None:
+        try:
+            self.flush()
+        except OSError as failure:
+            self._flush_failure = failure
+            raise
+
+    def _raise_flush_failure(self) -> None:
+        failure, self._flush_failure = self._flush_failure, None
+        if failure is not None:
+            raise failure
 
     def fileno(self) -> int:
         """The descriptor that transfers go through; opened with O_DIRECT if `direct`.
@@ -656,7 +690,20 @@ class File(Handle):
     async def lock_async(
         self, offset: int, length: int, *, exclusive: bool = True, timeout: float | None = None
     ) -> Lock:
-        """Wait for a lock in an asyncio task. See `lock`. Cancelling the task leaves nothing locked."""
+        """Wait for a lock in an asyncio task, trying again after 1 to 20 ms. See `lock`.
+
+        Cancelling the task leaves nothing locked, and nothing running.
+
+        Raises
+        ------
+        RuntimeError
+            No loop of asyncio (or uvloop) runs in this thread.
+
+        Examples
+        --------
+        >>> async with await file.lock_async(0, 4096):
+        ...     await file.write_at(header, 0)
+        """
         return await acquire_async(self, offset, length, bool(exclusive), timeout)
 
     def unlock(self, offset: int, length: int) -> None:
@@ -689,6 +736,20 @@ class File(Handle):
         """
         self._close(gives_back=True)
 
+    async def aclose(self) -> None:
+        """Close in an asyncio task: `close`, in a thread of the loop's executor.
+
+        The file is closed when it returns or raises: cancelling the task does not cut it short, and is told afterwards.
+
+        Raises
+        ------
+        OSError
+            As `close`, also where the task has been cancelled.
+        RuntimeError
+            No loop of asyncio (or uvloop) runs in this thread.
+        """
+        await to_its_end(running_loop("f.close"), self.close)
+
     def _close(self, *, gives_back: bool) -> None:
         self._closed = True  # from here on nothing is submitted; what follows can be repeated after Ctrl-C
         if self._queue._pid != os.getpid():  # in a forked child: let go of its copy, and of no lock
@@ -706,6 +767,7 @@ class File(Handle):
             if failure is not None:
                 raise failure
             check(code, "closing the file", self.name)
+            self._raise_flush_failure()
         finally:
             self._raise_untold()  # goes first: its write is known to be lost
 
@@ -756,6 +818,15 @@ class File(Handle):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> File:
+        running_loop("f.close")  # which leaving the block needs
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     def __del__(self) -> None:
         self._close_forgotten()

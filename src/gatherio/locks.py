@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._handle import Handle
 from ._native import deadline_ns, error, ffi, is_over, lib
+from .asyncio_bridge import running_loop
 from .errors import LockedError, TimeoutError
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ class Lock(Handle):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.unlock()
+
+    async def __aenter__(self) -> Lock:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unlock()  # no system lets one wait to give a lock back
 
     def __repr__(self) -> str:
         kind = "exclusive" if self.exclusive else "shared"
@@ -120,6 +129,7 @@ def acquire(file: File, offset: int, length: int, exclusive: bool, wait: bool, t
 
 
 async def acquire_async(file: File, offset: int, length: int, exclusive: bool, timeout: float | None) -> Lock:
+    running_loop("f.lock")  # here: a lock that is free does not wait for anything
     offset, length = checked_range(offset, length)
     deadline = deadline_ns(timeout)
     delay = _FIRST_DELAY

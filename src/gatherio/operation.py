@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ._futures import NO_LOCK, Waiters, equal, for_its_thread
 from ._handle import Handle
 from ._native import ClosedAtExitError, check, deadline_ns, error, ffi, is_over, lib, slice_ns
-from .asyncio_bridge import Bridge
+from .asyncio_bridge import Bridge, no_loop
 from .errors import CancelledError, TimeoutError
 
 if TYPE_CHECKING:
@@ -120,10 +121,10 @@ class Operation(Handle):
 
     def _call_watchers(self) -> None:
         while self._watchers:  # one by one, so that an exception in one of them leaves the others where they are
-            try:
+            with self._queue._lock:
+                if not self._watchers:  # another thread had the last one
+                    return
                 watcher = self._watchers.pop(0)
-            except IndexError:  # another thread had the last one
-                return
             if isinstance(watcher, tuple):
                 watcher[0].resolve(watcher[1])
             else:
@@ -272,13 +273,51 @@ class Operation(Handle):
 
         It runs in the thread that learns of the outcome first: one that waits, or one of the library's own. An
         exception in it is logged (logger ``gatherio``) and otherwise ignored.
+
+        asyncio's own functions and methods are for the thread of a loop: added while one runs in this thread, they are
+        called in it (``add_done_callback(queue.put_nowait)`` with an `asyncio.Queue`).
         """
-        self._watch(fn)
+        self._watch(for_its_thread(fn))
+
+    def remove_done_callback(self, fn: Callable[[Operation], object]) -> int:
+        """Take back each callback that equals `fn` and has not been called. Gives their number."""
+        found = equal(list(self._watchers or ()), fn)  # without the lock: to compare may run anybody's code
+        with self._queue._lock:
+            watchers = self._watchers or []
+            kept = [watcher for watcher in watchers if not any(watcher is one for one in found)]
+            removed = len(watchers) - len(kept)
+            watchers[:] = kept
+            self._queue._watched -= removed
+        return removed
+
+    # What concurrent.futures.wait and as_completed want of a future beside that. It is always running: what has
+    # finished tells its waiters.
+    _condition = NO_LOCK
+    _state = "RUNNING"
+
+    @property
+    def _waiters(self) -> Waiters:
+        return Waiters(self)
+
+    # -- in asyncio ---------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, int]:
-        """Wait in an asyncio task. Cancelling the task leaves the operation running and its arrays safe."""
-        if self._outcome is None:
+        """Wait in an asyncio task. Cancelling the task leaves the operation running and its arrays safe.
+
+        `asyncio.gather`, ``wait``, ``wait_for``, ``timeout``, ``shield``, ``as_completed`` and ``ensure_future`` take
+        operations as they are. Where a coroutine is asked for (``create_task``, `asyncio.TaskGroup`,
+        ``run_coroutine_threadsafe``), ``asyncio.wait_for(op, None)`` is one.
+
+        Raises
+        ------
+        RuntimeError
+            No loop of asyncio (or uvloop) runs in this thread. In trio: ``await trio.to_thread.run_sync(op.result)``.
+        """
+        try:
             loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise no_loop("op.result") from None
+        if self._outcome is None:
             yield from Bridge.of(self._queue, loop).wait_for(self, loop)
         return self.result()
 
@@ -287,6 +326,8 @@ class Operation(Handle):
         if self._outcome is not None:
             code = self._outcome[0]
             state = "cancelled" if code == lib.GIO_E_CANCELLED else f"failed with {code}" if code else "finished"
+        if asyncio._get_running_loop() is not None:  # create_task and wrap_future say no more than what they were given
+            state += "; asyncio.ensure_future(op) makes a task of it"
         return f"<gatherio.Operation: {self._doing()} of {self._file.name!r}, {state}>"
 
 
