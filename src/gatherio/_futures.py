@@ -2,9 +2,10 @@
 
 `asyncio.wait` adds a callback that is for the loop's own thread. `concurrent.futures.wait` and ``as_completed`` put a
 waiter into a private list of each future, under its private lock; an object without them would raise while the locks
-of the futures beside it are held, for good. Both are the same in CPython 3.10 to 3.14.
+of the futures beside it are held, for good. So it is in CPython 3.10 to 3.14 (Lib/concurrent/futures/_base.py).
 
-What else asyncio has (gather, wait_for, shield, as_completed, ensure_future) makes a task of what can be awaited.
+What else asyncio has (gather, wait_for, shield, as_completed, ensure_future) makes a task of what can be awaited; so
+does its wait before Python 3.11.
 """
 
 from __future__ import annotations

@@ -591,6 +591,7 @@ class File(Handle):
         """Flush in an asyncio task: `flush`, in a thread of the loop's executor.
 
         Cancelling the task leaves one that has begun going on. If it fails then, the next `flush` or `close` raises.
+        `size`, `truncate` and `preallocate` wait for it, and block the loop if they are called meanwhile.
 
         Raises
         ------
