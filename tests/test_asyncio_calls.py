@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from oracle import (
     FOREVER,
+    ON_WINDOWS,
     ON_WINE,
     PAGE,
     assert_same_bytes,
@@ -39,7 +40,17 @@ HAS_GROUPS = sys.version_info >= (3, 11)  # and asyncio.timeout
 
 Call = Callable[[gio.Operation], Awaitable[int]]
 
-# --- loops ---
+# --- backends and loops ---
+
+
+@pytest.fixture(params=["iocp"] if ON_WINDOWS else ["uring", "threads"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """One of each kind that a loop meets: on Linux those whose completions it can watch and those it is told of."""
+    name: str = request.param
+    found = gio.info()["backends"][name]
+    if not found["available"]:
+        pytest.skip(found["reason"])
+    return name
 
 
 def new_uvloop() -> asyncio.AbstractEventLoop:
@@ -52,6 +63,7 @@ def new_checking_loop() -> asyncio.AbstractEventLoop:
     """One that raises where another thread's call is for its own."""
     loop = asyncio.new_event_loop()
     loop.set_debug(True)
+    loop.slow_callback_duration = FOREVER  # a busy machine is not its affair
     return loop
 
 
