@@ -177,6 +177,16 @@ def hands_out_twice(patch: Patch) -> None:
     patch.setattr(gio.CompletionQueue, "get", get)
 
 
+def never_hands_it_out(patch: Patch) -> None:
+    original, strikes = gio.CompletionQueue.get, now_and_then()
+
+    def get(self: gio.CompletionQueue, timeout: float | None = None, max: int | None = None) -> list[gio.Operation]:
+        found = original(self, timeout, max)
+        return found[1:] if len(found) > 1 and strikes() else found
+
+    patch.setattr(gio.CompletionQueue, "get", get)
+
+
 def calls_back_twice(patch: Patch) -> None:
     original = gio.Operation.add_done_callback
 
@@ -225,6 +235,7 @@ BROKEN = [
     says_all_is_in_place,
     truncates_elsewhere,
     hands_out_twice,
+    never_hands_it_out,
     calls_back_twice,
     closes_in_silence,
     waits_for_nothing,
@@ -322,6 +333,20 @@ def test_a_hole_is_zeros_and_the_length_is_exact(contents: Contents) -> None:
     contents.truncate(10)
     contents.truncate(PAGE)
     contents.check_all(np.concatenate([pattern(0, 10, 1), np.zeros(PAGE - 10, "u1")]))
+
+
+def test_what_makes_a_file_longer_is_known_if_it_is_one(contents: Contents) -> None:
+    assert contents.growing() is None
+    write = begin(contents, 2, PAGE - 10, 100)
+    growing = contents.growing()
+    assert growing is not None and (growing.begin, growing.end) == (PAGE - 10, PAGE + 90)
+    other = begin(contents, 3, PAGE, 10)
+    assert contents.growing() is None
+    contents.end_write(other)
+    contents.end_write(write)
+    assert contents.growing() is None
+    begin(contents, 4, PAGE + 100, 10)
+    assert contents.growing() is None  # there is a hole in front of it
 
 
 @not_on_windows("one system is enough for what touches none")

@@ -251,6 +251,11 @@ class Contents:
                 found[at : at + 16].copy(),
             )
 
+    def growing(self) -> Span | None:
+        """What alone makes the file longer, from its end on; None if there is nothing, or more than one."""
+        growing = [span for span in self.spans() if span.end > self.low and span.mask.any()]
+        return growing[0] if len(growing) == 1 and growing[0].begin <= self.low else None
+
     # -- length ------------------------------------------------------------------------------------------
 
     def check_size(self, size: int) -> None:

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ class Machine:
         self.random = random.Random(seed)
         self.lanes = lanes
         self.alone = alone  # no other thread uses the queues
+        self.interrupts = os.name != "nt" and threading.current_thread() is threading.main_thread() and alone
         self.number = 0
         self.salt = self.random.randrange(1 << 20)
         self.trace: list[str] = []
@@ -78,8 +80,8 @@ class Machine:
             ("transfer", 60), ("now", 8), ("batch", 5), ("settle", 22), ("poll", 8), ("timeout", 4), ("wait", 5),
             ("as_completed", 3), ("awaiting", 2), ("cancel", 6), ("callback", 5), ("drop", 5), ("waiters", 2),
             ("get", 6), ("size", 6), ("flush", 3), ("truncate", 5), ("preallocate", 3), ("reopen", 5), ("second", 4),
-            ("locks", 0 if ON_WINE else 5), ("compare", 3), ("hold", 4), ("short", 5), ("transient", 3),
-            ("register", 1),
+            ("locks", 0 if ON_WINE else 5), ("compare", 3), ("peek", 5), ("interrupt", 4), ("hold", 4),
+            ("short", 5), ("transient", 3), ("register", 1),
         ]  # fmt: skip
         if self.alone:
             found += [("fail", 4), ("no_fault", 6), ("new_queue", 1)]
@@ -301,6 +303,8 @@ class Machine:
             if operation.nbytes != flight.nbytes or operation.tag is not flight or operation.file is not file:
                 raise DifferenceError(f"{operation!r} is not what was submitted")
             flight.operation = operation
+            if opened.lane.collects:
+                opened.lane.submitted.append(operation)
         self.flights.append(flight)
 
     def some_places(self, place: Place) -> list[tuple[int, int]]:
@@ -587,17 +591,7 @@ class Machine:
         limit = self.random.choice([None, 1, 3])
         timeout = self.random.choice([0, 0.001])
         if lane.collects:
-            self.take(lane, lane.queue.get(timeout, limit), limit)
-
-    def take(self, lane: Lane, found: list[gio.Operation], limit: int | None = None) -> None:
-        if limit is not None and len(found) > limit:
-            raise DifferenceError(f"get gave {len(found)} of at most {limit}")
-        for operation in found:
-            if not operation.done():
-                raise DifferenceError(f"get gave {operation!r}, which is not done")
-            if operation in lane.handed_out:
-                raise DifferenceError(f"get gave {operation!r} twice")
-            lane.handed_out.add(operation)
+            lane.take(timeout, limit)
 
     # -- the file as a whole -----------------------------------------------------------------------------
 
@@ -704,6 +698,46 @@ class Machine:
         opened.locks.append(lock)
         if not expected:
             raise DifferenceError(f"{lock!r} was given, with {overlapping} in the way")
+
+    def step_peek(self) -> None:
+        """Read it by plain `open` while it is being written. Who trusts the length sees data, and no zeros."""
+        place = self.some_place()
+        if place.is_shared:
+            return
+        self.say(f"peek at {place.path.name}")
+        contents = place.contents
+        low, growing = contents.low, contents.growing()
+        read = contents.begin_read([(0, contents.high)])
+        found = np.frombuffer(place.path.read_bytes(), np.uint8)
+        contents.end_read(read, [found], found.size)
+        in_order = all(opened.lane.in_order for opened in place.opened)
+        if growing is not None and in_order and found.size > low:
+            new = growing.data[low - growing.begin : found.size - growing.begin]
+            if not np.array_equal(found[low:], new):
+                raise DifferenceError(f"the file has {found.size} bytes, and behind {low} others than what is written")
+
+    def step_interrupt(self) -> None:
+        """A signal handler raises in the middle of a wait: the operation goes on."""
+        flights = self.held_flights()
+        if not flights or not self.interrupts:
+            return
+        flight = self.random.choice(flights)
+        operation = flight.operation
+        how = self.random.choice(["result", "wait", "as_completed", "get"])
+        delay = self.random.choice([0, 50e-6, 200e-6, 1e-3])
+        lane = self.random.choice(self.lanes)
+        assert operation is not None
+        self.say(f"interrupt {how} after {delay}")
+        with contextlib.suppress(InterruptError), interrupted(delay):
+            if how == "result" and flight.read is not None:  # of a write nobody would know who has been told
+                operation.result(0.002)
+            elif how == "wait":
+                gio.wait([flight.operation for flight in flights if flight.operation], 0.002)
+            elif how == "as_completed":
+                for _ in gio.as_completed([operation], 0.002):
+                    pass
+            elif not lane.collects:  # what it was about to hand out would be lost with the exception
+                lane.queue.get(0.002)
 
     def step_register(self) -> None:
         """Give the registered memory up, or register it again."""
@@ -812,26 +846,43 @@ class Machine:
             if not flight.operation.done():
                 raise DifferenceError(f"{flight} has not ended, and its queue is closed")
             self.settle(flight)
-        self.finish_lane(lane)
+        lane.finish()
         for place in self.places:
             for opened in [opened for opened in place.opened if opened.lane is lane]:
                 self.close(opened)
             if not place.opened:
                 self.open(place, "r+")
 
-    def finish_lane(self, lane: Lane) -> None:
-        """Closed: what it still has is handed out, then it says so."""
-        if not lane.collects:
-            return
-        for _ in range(100_000):
-            try:
-                found = lane.queue.get(0, 7)
-            except ValueError:
-                return
-            if not found:
-                break
-            self.take(lane, found, 7)
-        raise DifferenceError("a closed queue always has something more")
+
+class InterruptError(Exception):
+    """What the signal handler raises."""
+
+
+@contextlib.contextmanager
+def interrupted(delay: float) -> Iterator[None]:
+    """SIGUSR2 comes after some time, and its handler raises, if that is still inside of the block."""
+    armed = True
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise InterruptError
+
+    def send() -> None:
+        time.sleep(delay)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        with contextlib.suppress(gio.TimeoutError, gio.CancelledError, OSError):
+            yield
+    finally:
+        armed = False
+        thread.join()
+        signal.signal(signal.SIGUSR2, before)
 
 
 def _in_place(outcome: int | BaseException, flight: Flight) -> int:

@@ -65,6 +65,12 @@ def run(seed: int, folder: Path, steps: int) -> Taken:
                 thread.start()
             for thread in running:
                 thread.join()
+        if not failures:
+            try:
+                for lane in lanes:
+                    lane.finish()
+            except DifferenceError as failure:
+                failures.append((machines[0], failure))
         if failures:
             machine, failure = failures[0]
             if not isinstance(failure, Exception):

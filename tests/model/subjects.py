@@ -72,11 +72,13 @@ class Memory:
 class Lane:
     """A completion queue."""
 
-    def __init__(self, queue: gio.CompletionQueue, collects: bool) -> None:
+    def __init__(self, queue: gio.CompletionQueue, collects: bool, in_order: bool) -> None:
         self.queue = queue
         self.collects = collects  # somebody calls `get`
         self.handed_out: set[gio.Operation] = set()
+        self.submitted: list[gio.Operation] = []  # where somebody collects
         self.errors: set[int] = set()  # that operations may fail with
+        self.in_order = in_order  # what makes a file longer goes in the order of the file
         self.holds = False
         self.shortens = False
         self._lock = threading.Lock()
@@ -92,6 +94,35 @@ class Lane:
             self.holds = kind == "HOLD"
             self.shortens = kind == "SHORT"
             self.errors = {value} if kind == "FAIL" and value in FAILURES else set()
+
+    def take(self, timeout: float, limit: int | None) -> bool:
+        """What `get` hands out: each operation once. Whether there was something."""
+        found = self.queue.get(timeout, limit)
+        if limit is not None and len(found) > limit:
+            raise DifferenceError(f"get gave {len(found)} of at most {limit}")
+        for operation in found:
+            if not operation.done():
+                raise DifferenceError(f"get gave {operation!r}, which is not done")
+            with self._lock:
+                if operation in self.handed_out:
+                    raise DifferenceError(f"get gave {operation!r} twice")
+                self.handed_out.add(operation)
+        return bool(found)
+
+    def finish(self) -> None:
+        """Close it. What it still has is handed out, then it says so."""
+        self.set("NONE")
+        self.queue.close()
+        if not self.collects:
+            return
+        try:
+            while self.take(0, 7):
+                pass
+            raise DifferenceError("get finds nothing, and does not say that the queue is closed")
+        except ValueError:  # nothing is left
+            pass
+        if left := set(self.submitted) - self.handed_out:
+            raise DifferenceError(f"get has never given {left}")
 
     def release(self) -> None:
         """Nothing is held any more; other faults stay."""
@@ -159,12 +190,10 @@ class Flight:
 
 
 def some_lane(draw: random.Random) -> Lane:
-    queue = gio.CompletionQueue(
-        draw.choice([1, 2, 8, 128]),
-        backend=draw.choice(BACKENDS),
-        request_size=draw.choice([PAGE, 64 * KIB, 4 * MIB]),
-    )
-    return Lane(queue, collects=draw.random() < 0.5)
+    depth, backend = draw.choice([1, 2, 8, 128]), draw.choice(BACKENDS)
+    request_size = draw.choice([PAGE, 64 * KIB, 4 * MIB])
+    queue = gio.CompletionQueue(depth, backend=backend, request_size=request_size)
+    return Lane(queue, collects=draw.random() < 0.5, in_order=request_size >= 4 * MIB)
 
 
 @contextlib.contextmanager
@@ -175,6 +204,4 @@ def lanes_for(draw: random.Random) -> Iterator[list[Lane]]:
         yield lanes
     finally:
         for lane in lanes:
-            with contextlib.suppress(ValueError):
-                lane.set("NONE")
             lane.queue.close()
