@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from oracle import BEST_BACKEND, ON_WINDOWS, run_python
+from oracle import BEST_BACKEND, ON_WINDOWS, run_python, skip_on_windows
 
 ROUNDS = 4 if ON_WINDOWS else 16  # three to four seconds for each backend
 
@@ -22,6 +22,42 @@ SCRIPT = """
 def test_eight_threads_at_everything(disk_dir: Path, backend: str) -> None:
     """In a process of their own, which a hang ends with the stack of every thread."""
     run_python(SCRIPT, disk_dir, backend, ROUNDS, timeout=270)
+
+
+def test_a_registration_that_all_close_has_ended_for_each(disk_dir: Path) -> None:
+    """Whoever comes back from `close` may give the memory away: the kernel does not use it any more."""
+    skip_on_windows("it has no io_uring")
+    script = """
+        import faulthandler, sys, threading
+        import gatherio as gio
+        from oracle import FOREVER, PAGE
+        faulthandler.dump_traceback_later(FOREVER, exit=True)
+        sys.setswitchinterval(1e-6)
+        queue = gio.CompletionQueue(backend="uring")
+        barrier = threading.Barrier(8, timeout=FOREVER)
+        early = []
+        registration = None
+
+        def close():
+            global registration
+            for _ in range(200):
+                if barrier.wait() == 0:
+                    registration = queue.register(gio.empty(4 * PAGE, "u1"))
+                barrier.wait()
+                registration.close()
+                if not registration.closed:
+                    early.append(registration)
+
+        threads = [threading.Thread(target=close) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not early, f"{len(early)} of 1600 came back too early"
+        queue.close()
+        faulthandler.cancel_dump_traceback_later()
+    """
+    run_python(script)
 
 
 # Each with what the run says then. By nothing but chance would they go unnoticed: each strikes again and again.
