@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -40,6 +41,9 @@ class Machine:
         self.salt = self.random.randrange(1 << 20)
         self.trace: list[str] = []
         self.flights: list[Flight] = []
+        self.files: list[
+            gio.File
+        ] = []  # no destructor is to run in an interrupted wait: the signal would be lost in it
         self.steps: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.places = [Place(Path(f"{start}{name}")) for name in "ab"]
@@ -80,7 +84,7 @@ class Machine:
             ("transfer", 60), ("now", 8), ("batch", 5), ("settle", 22), ("poll", 8), ("timeout", 4), ("wait", 5),
             ("as_completed", 3), ("awaiting", 2), ("cancel", 6), ("callback", 5), ("drop", 5), ("waiters", 2),
             ("get", 6), ("size", 6), ("flush", 3), ("truncate", 5), ("preallocate", 3), ("reopen", 5), ("second", 4),
-            ("locks", 0 if ON_WINE else 5), ("compare", 3), ("peek", 5), ("interrupt", 4), ("hold", 4),
+            ("locks", 0 if ON_WINE else 5), ("compare", 3), ("peek", 5), ("append", 2), ("interrupt", 4), ("hold", 4),
             ("short", 5), ("transient", 3), ("register", 1),
         ]  # fmt: skip
         if self.alone:
@@ -209,6 +213,7 @@ class Machine:
         )
         opened = Opened(place, lane, file)
         place.opened.append(opened)
+        self.files.append(file)
         place.unit = max(PAGE, getattr(os, "statvfs", lambda _: None)(place.path).f_bsize) if os.name != "nt" else PAGE
         if mode[0] in "wx":
             place.contents.truncate(0)
@@ -267,40 +272,57 @@ class Machine:
             offset = self.some_offset(place)
             memory = self.some_memory([self.cut(place, offset, self.some_length())])
             places = [(offset, memory.arrays[0].size)]
-            call: Callable[..., gio.Operation] = file.write_at if writes else file.read_at
-            arguments: list[Any] = [memory.arrays[0], offset]
+            call = file.write_at if writes else file.read_at
+            self.start(opened, memory, places, call, memory.arrays[0], offset, dropped=dropped)
         elif how == "batch":
             places = self.some_places(place)
             memory = self.some_memory([length for _, length in places])
-            call = file.write_many if writes else file.read_many
-            arguments = [memory.arrays, [at for at, _ in places]]
+            many = file.write_many if writes else file.read_many
+            self.start(opened, memory, places, many, memory.arrays, [at for at, _ in places], dropped=dropped)
         else:
-            offset = self.some_offset(place)
-            if how == "many":
-                copy = copy or None
-                lengths = [self.random.choice([0, 1, 511, PAGE, 5000, 3 * PAGE, self.random.randrange(1, 3000)])
-                           for _ in range(self.random.randrange(1, 12))]  # fmt: skip
-                memory = self.some_memory(lengths)
-            else:
-                offset = self.inside(place, offset) // PAGE * PAGE
-                if place.end is not None and offset < place.begin:
-                    offset += PAGE
-                tail = self.random.choice([0, 0, file.alignment]) if PAGE % file.alignment == 0 else 0
-                memory = self.some_pages(tail) if how == "pages" else self.some_rows()
+            memory, offset = self.some_arrays(how, opened)
             nbytes = sum(array.size for array in memory.arrays)
             if place.end is not None and offset + nbytes > place.end:
                 memory.end()
                 return
-            places = [(offset, nbytes)]
-            call = file.write_gather if writes else file.read_scatter
-            arguments = [memory.handed_over, offset]
-        flight = self.flight(opened, memory, places, writes)
+            together = file.write_gather if writes else file.read_scatter
+            options = {"copy": (copy or None) if how == "many" else copy}
+            self.start(
+                opened, memory, [(offset, nbytes)], together, memory.handed_over, offset, dropped=dropped, **options
+            )
+
+    def some_arrays(self, how: str, opened: Opened) -> tuple[Memory, int]:
+        """For one range of a file, and where that begins."""
+        offset = self.some_offset(opened.place)
+        if how == "many":
+            count = self.random.randrange(1, 12)
+            sizes = [0, 1, 511, PAGE, 5000, 3 * PAGE]
+            return self.some_memory([self.random.choice([*sizes, self.random.randrange(1, 3000)])
+                                     for _ in range(count)]), offset  # fmt: skip
+        offset = self.inside(opened.place, offset) // PAGE * PAGE
+        if opened.place.end is not None and offset < opened.place.begin:
+            offset += PAGE
+        alignment = opened.file.alignment
+        tail = self.random.choice([0, 0, alignment]) if PAGE % alignment == 0 else 0
+        return (self.some_pages(tail) if how == "pages" else self.some_rows()), offset
+
+    def start(
+        self,
+        opened: Opened,
+        memory: Memory,
+        places: Sequence[tuple[int, int]],
+        call: Callable[..., gio.Operation],
+        *arguments: Any,
+        dropped: bool = False,
+        **options: Any,
+    ) -> None:
+        """Submit it, here and in the model."""
+        flight = self.flight(opened, memory, places, call.__name__.startswith("write"))
         dropped = dropped and not flight.locked_out
-        options: dict[str, Any] = {"copy": copy} if call.__name__ in ("write_gather", "read_scatter") else {}
-        self.say(f"{call.__name__} {places[:3]} of {place.path.name} {options} {'dropped' if dropped else ''}")
+        self.say(f"{call.__name__} {places[:3]} of {opened.place.path.name} {options} {'dropped' if dropped else ''}")
         operation = call(*arguments, **options, tag=flight)
         if not dropped:
-            if operation.nbytes != flight.nbytes or operation.tag is not flight or operation.file is not file:
+            if operation.nbytes != flight.nbytes or operation.tag is not flight or operation.file is not opened.file:
                 raise DifferenceError(f"{operation!r} is not what was submitted")
             flight.operation = operation
             if opened.lane.collects:
@@ -700,11 +722,13 @@ class Machine:
             raise DifferenceError(f"{lock!r} was given, with {overlapping} in the way")
 
     def step_peek(self) -> None:
-        """Read it by plain `open` while it is being written. Who trusts the length sees data, and no zeros."""
         place = self.some_place()
-        if place.is_shared:
-            return
-        self.say(f"peek at {place.path.name}")
+        if not place.is_shared:
+            self.say(f"peek at {place.path.name}")
+            self.peek(place)
+
+    def peek(self, place: Place) -> None:
+        """Read it by plain `open` while it is being written. Who trusts the length sees data, and no zeros."""
         contents = place.contents
         low, growing = contents.low, contents.growing()
         read = contents.begin_read([(0, contents.high)])
@@ -715,6 +739,22 @@ class Machine:
             new = growing.data[low - growing.begin : found.size - growing.begin]
             if not np.array_equal(found[low:], new):
                 raise DifferenceError(f"the file has {found.size} bytes, and behind {low} others than what is written")
+
+    def step_append(self) -> None:
+        """What comes behind the end, looked at while it is written."""
+        opened = self.some_opened()
+        place, size = opened.place, self.random.randrange(100_000)
+        lengths = [self.random.choice([PAGE, 300_000, MIB]) + self.random.choice([0, 1, 600]) for _ in range(2)]
+        copy = self.random.choice([None, True])
+        if place.is_shared or self.locks_of(place):
+            return
+        self.settle_place(place)
+        opened.file.truncate(size)
+        place.contents.truncate(size)
+        memory = self.some_memory(lengths)
+        self.start(opened, memory, [(size, sum(lengths))], opened.file.write_gather, memory.arrays, size, copy=copy)
+        for _ in range(3):
+            self.peek(place)
 
     def step_interrupt(self) -> None:
         """A signal handler raises in the middle of a wait: the operation goes on."""
@@ -874,6 +914,7 @@ def interrupted(delay: float) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGUSR2)
 
     before = signal.signal(signal.SIGUSR2, handler)
+    gc.disable()  # see Machine.files
     thread = threading.Thread(target=send)
     thread.start()
     try:
@@ -881,6 +922,7 @@ def interrupted(delay: float) -> Iterator[None]:
             yield
     finally:
         armed = False
+        gc.enable()
         thread.join()
         signal.signal(signal.SIGUSR2, before)
 
