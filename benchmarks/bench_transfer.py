@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from gatherio.__main__ import main
+from study.command import main
 
 SECTIONS = ("sequential", "separate", "small", "kinds")
 
 if __name__ == "__main__":
-    sys.exit(main(["bench", *(f"--section={name}" for name in SECTIONS), *sys.argv[1:]]))
+    sys.exit(main([*(f"--section={name}" for name in SECTIONS), *sys.argv[1:]]))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gatherio._report import complain, say
+from gatherio._cli.text import complain, say
 from gatherio._text import shown
-from gatherio.bench import document, report
-from gatherio.bench.room import BenchError
+from gatherio.probe import ProbeError
+from study import document, report
 
 
 def main(results: str, folder: str) -> None:
@@ -24,6 +24,6 @@ def main(results: str, folder: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except BenchError as error:
+    except ProbeError as error:
         complain(f"report.py: {error}")
         sys.exit(1)

@@ -272,6 +272,7 @@ static int32_t iocp_adopt(gio_queue *queue, gio_file *file, int32_t *why)
 
 const gio_backend gio_backend_iocp = {
     .name = "iocp",
+    .leaves_calls = 1,
     .open = iocp_open,
     .close = iocp_close,
     .start = iocp_start,

@@ -29,9 +29,13 @@ static int sync_submit(gio_queue *queue)
 
     while ((request = gio_requests_take(queue->backend_state)) != NULL) {
         gio_mutex_unlock(&queue->mutex);
-        int64_t result = gio_os_transfer(request);
+        int64_t result = gio_request_carry_out(request);
         gio_mutex_lock(&queue->mutex);
         gio_request_returned(queue, request, result);
+        any = 1;
+    }
+    if (!any && queue->refused) { /* nobody else would start it again */
+        gio_condition_wait(&queue->changed, &queue->mutex, gio_refused_until(queue, -1));
         any = 1;
     }
     return any;

@@ -178,7 +178,7 @@ static uint64_t tag_of(const gio_queue *queue, const gio_request *request)
 static int enter(const ring *ring, uint32_t submit, uint32_t minimum, uint32_t flags, const void *argument,
                  size_t bytes)
 {
-    long result = syscall(NR_IO_URING_ENTER, ring->fd, submit, minimum, flags, argument, bytes);
+    long result = syscall(NR_IO_URING_ENTER, (long)ring->fd, (long)submit, (long)minimum, (long)flags, argument, bytes);
     return result < 0 ? -errno : (int)result;
 }
 
@@ -473,7 +473,7 @@ static int64_t uring_poll_handle(gio_queue *queue)
 
 static int32_t register_with(const ring *ring, uint32_t what, const void *argument, uint32_t count)
 {
-    return syscall(NR_IO_URING_REGISTER, ring->fd, what, argument, count) < 0 ? errno : 0;
+    return syscall(NR_IO_URING_REGISTER, (long)ring->fd, (long)what, argument, (long)count) < 0 ? errno : 0;
 }
 
 /* An empty table, which is filled and emptied slot by slot (Linux 5.19). */
@@ -498,7 +498,7 @@ static int32_t make_table(ring *ring)
 static int32_t update_table(const ring *ring, uint32_t slot, gio_segment memory)
 {
     struct table_update update = {slot, 0, (uint64_t)(uintptr_t)&memory, 0, 1, 0};
-    long result = syscall(NR_IO_URING_REGISTER, ring->fd, REGISTER_BUFFERS_UPDATE, &update, sizeof update);
+    long result = syscall(NR_IO_URING_REGISTER, (long)ring->fd, (long)REGISTER_BUFFERS_UPDATE, &update, sizeof update);
     return result < 0 ? errno : 0;
 }
 
@@ -686,7 +686,7 @@ static int32_t uring_open(gio_queue *queue)
     ring->rings = ring->entries = MAP_FAILED;
     memset(&parameters, 0, sizeof parameters);
     /* Of each request a start and a cancellation, and a wake-up: there is room for all of them at once. */
-    ring->fd = (int)syscall(NR_IO_URING_SETUP, 2 * queue->depth + 1, &parameters);
+    ring->fd = (int)syscall(NR_IO_URING_SETUP, 2 * (long)queue->depth + 1, &parameters);
     if (ring->fd < 0)
         code = errno;
     else if ((parameters.features & FEATURES_NEEDED) != FEATURES_NEEDED)
@@ -721,6 +721,7 @@ static void uring_close(gio_queue *queue)
 
 const gio_backend gio_backend_uring = {
     .name = "uring",
+    .leaves_calls = 1,
     .open = uring_open,
     .close = uring_close,
     .start = uring_start,

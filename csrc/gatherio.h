@@ -2,14 +2,14 @@
  *
  * True for every function here:
  *   - One that can fail returns 0, or a code: the operating system's own error number (errno, GetLastError), or one of
- *     GIO_E_*, which start at bit 29, where neither system has numbers of its own. The two that submit return a ticket
- *     instead, or a negative code. Codes are taken in the line after the call that failed; errno is never read again.
+ *     GIO_E_*, which start at bit 29, where neither system has numbers of its own. Codes are taken in the line after the
+ *     call that failed; errno is never read again.
  *   - It knows nothing of Python and may be called from any thread, with or without the GIL. Unless its text says
  *     "waits", it does not wait for a transfer.
  *   - Sizes, offsets and counts are 64 bits and in bytes unless the name says otherwise; times are nanoseconds
  *     (`_ns`), and a negative time means for ever.
- *   - Memory named by a segment belongs to the kernel from gio_submit until the operation's outcome has been
- *     told. Nothing the caller does (cancel, time out, close) shortens that.
+ *   - Memory named by a segment belongs to the kernel from gio_submit until the operation's completion has been filled.
+ *     Nothing the caller does (cancel, time out, close) shortens that.
  *   - After fork(), everything that the parent opened answers GIO_E_FORKED in the child and touches nothing, but for
  *     sections and what is mapped of them.
  *
@@ -27,7 +27,7 @@ enum {
     GIO_E_INTERRUPTED = 0x20000002, /* a signal arrived: let Python look at it, then wait again */
     GIO_E_CLOSED = 0x20000003,      /* the queue is closed, or closing */
     GIO_E_FORKED = 0x20000004,      /* opened by the parent process */
-    GIO_E_GONE = 0x20000005,        /* this ticket's outcome has been told and released */
+    GIO_E_GONE = 0x20000005,        /* the operation has ended */
     GIO_E_CANCELLED = 0x20000006,   /* the operation ended without having moved everything, as asked */
     GIO_E_NO_PROGRESS = 0x20000007, /* the system keeps accepting the request and moving nothing */
     GIO_E_ALIGNMENT = 0x20000008,   /* cannot be done without staging, and staging was not allowed */
@@ -49,7 +49,8 @@ enum {
     GIO_E_FIXED_SIZE = 0x20000018,  /* a device: it has the size it has */
     GIO_E_OTHER_FILE = 0x20000019,  /* at the path is another file than the one that is meant */
     GIO_E_FOREIGN = 0x2000001a,     /* what has the name is another user's, or no shared memory */
-    GIO_E_BROKEN = 0x2000001b       /* io_uring_enter(2) has begun to fail for good */
+    GIO_E_BROKEN = 0x2000001b,      /* io_uring_enter(2) has begun to fail for good */
+    GIO_E_DIRECTION = 0x20000020    /* the file may not be opened for this: an exclusive lock takes the right to write it */
 };
 
 enum { GIO_READ = 0, GIO_WRITE = 1, GIO_ANONYMOUS = 2 };
@@ -66,9 +67,14 @@ enum { GIO_ACCESS_READ = 1, GIO_ACCESS_WRITE = 2, GIO_ACCESS_HEED_LOCKS = 4 }; /
 enum { GIO_DIRECT_AUTO = -1, GIO_DIRECT_NO = 0, GIO_DIRECT_YES = 1 };
 enum { GIO_HUGE_AUTO = -1, GIO_HUGE_NO = 0, GIO_HUGE_YES = 1 };
 
+/* What is done to a file as a whole. FLUSH brings to stable storage what was submitted before it, once that has finished, and
+ * holds up nothing. RESIZE begins once all that was submitted before it has finished, and what is submitted after it begins
+ * after it. RESERVE waits for nobody but those; on Windows it is in this as RESIZE, for there it could cut the file. */
+enum { GIO_CALL_NONE = 0, GIO_CALL_FLUSH = 1, GIO_CALL_RESERVE = 2, GIO_CALL_RESIZE = 3 };
+
 /* Rare events made on demand, for tests: the next requests are reported as shorter, as failed, or only once
- * they are released. */
-enum { GIO_FAULT_NONE = 0, GIO_FAULT_SHORT = 1, GIO_FAULT_FAIL = 2, GIO_FAULT_HOLD = 3 };
+ * they are released; the next staging buffers cannot be had. */
+enum { GIO_FAULT_NONE = 0, GIO_FAULT_SHORT = 1, GIO_FAULT_FAIL = 2, GIO_FAULT_HOLD = 3, GIO_FAULT_STAGE = 4 };
 
 typedef struct gio_queue gio_queue;
 typedef struct gio_file gio_file;
@@ -107,14 +113,14 @@ typedef struct {
     uint64_t length;
 } gio_segment; /* a row of a C-contiguous uint64 array of shape (n, 2) */
 
+/* How an operation has ended, in memory of the submitter's, which stays where it is until it is filled. Whoever sees a
+ * `result` other than GIO_PENDING may read the rest, and let go of it: nothing has to be fetched or released. */
+#define GIO_PENDING -0x7fffffffffffffff
 typedef struct {
-    uint64_t key; /* the submitter's own */
-    uint64_t ticket;
-    uint64_t transferred; /* bytes; of a failed operation 0 */
-    uint64_t in_place;    /* bytes from the start that are known to have been moved, whatever the code */
-    int32_t code;
-    int32_t reserved;
-} gio_outcome;
+    int64_t result;    /* GIO_PENDING; at the end bytes transferred, or a negative code. The last field to be filled */
+    uint64_t in_place; /* bytes from the start that are known to have been moved, whatever the result */
+    uint64_t ticket;   /* the core's own */
+} gio_completion;
 
 typedef struct {
     uint64_t offset_alignment; /* 1: buffered, everything goes */
@@ -127,6 +133,13 @@ typedef struct {
     uint64_t segment_unit;     /* of several segments each is a multiple of this; 1: any */
     uint64_t direct_bytes_min; /* between ragged ends: less is not worth a request of its own */
 } gio_limits;
+
+typedef struct {
+    uint64_t nbytes;  /* of all segments, modulo 2^64 */
+    uint64_t longest; /* bytes */
+    uint64_t last;    /* bytes of the last one */
+    uint64_t loose;   /* the first one that begins on no page or, but for the last, ends on none; none: their count */
+} gio_segments_facts;
 
 typedef struct {
     uint64_t begin; /* the bytes of the operation that this piece moves: [begin, end) */
@@ -168,6 +181,11 @@ typedef struct {
     gio_queue *queue; /* NULL: none */
 } gio_batch;
 
+typedef struct {
+    gio_queue *queue; /* NULL: none */
+    gio_event *event;
+} gio_listening;
+
 /* The system. */
 void gio_system(gio_system_facts *facts);
 
@@ -176,11 +194,14 @@ void gio_system(gio_system_facts *facts);
 int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64_t *allocated);
 /* Faults pages in for writing, and loses nothing that others write to them meanwhile. EACCES: the memory cannot be written.
  * EFAULT: its file has become shorter, its disk is full, or there are no huge pages left. Before Linux 5.14, and on Windows,
- * these end the process. */
+ * these end the process. INTERRUPTED: call it again. */
 int32_t gio_pages_prefault(void *address, uint64_t nbytes);
-/* What comes last is the thing itself, here and in what else frees: Python binds the rest beforehand, and no bytecode, in
- * which a signal could raise, stands between the end of an object and this. */
 void gio_pages_free(uint64_t allocated, void *address);
+/* Frees the pages that stand at `address`, if any, and takes them away there. What comes last is the place of the thing itself,
+ * here and in what else lets go: Python binds the rest, and makes this the place's end, before the thing is made. So no
+ * bytecode, in which a signal could raise, stands between a thing's making and its having an owner, or between an object's end
+ * and the thing's. */
+void gio_pages_let_go(const uint64_t *allocated, void **address);
 
 /* Queues. `backend` is a name from gio_backend_name, never NULL. gio_queue_close takes no more submissions and
  * waits for what is in flight; it may be called again after TIMEOUT or INTERRUPTED. gio_queue_free closes as well; the
@@ -189,13 +210,16 @@ const char *gio_backend_name(uint32_t index);
 int32_t gio_queue_open(const char *backend, uint32_t depth, uint64_t request_bytes, gio_queue **queue);
 int32_t gio_queue_close(gio_queue *queue, int64_t timeout_ns);
 void gio_queue_free(gio_queue *queue);
-/* Waits until an operation has finished, with a time of 0 not at all, and tells the outcomes of up to `max` of those that
- * have, first finished first. They stay finished, and are told again, until they are released: an exception that
- * strikes the caller between two steps loses nothing. `listener`, or NULL, is not set for what this very call, which then
- * must not wait, tells. */
-int32_t gio_queue_collect(gio_queue *queue, int64_t timeout_ns, gio_event *listener, gio_outcome *outcomes,
-                          uint32_t max, uint32_t *count);
-int32_t gio_queue_release(gio_queue *queue, const gio_outcome *outcomes, uint32_t count);
+void gio_queue_let_go(gio_queue **place); /* closes and frees what stands there, if anything */
+/* For those who have not asked for each operation: the names (user_data) of those that have finished, first finished first,
+ * `max` at most. Waits for one, with a time of 0 not at all, or until `*woken` (or NULL) is set by gio_queue_wake. They are
+ * told again until they have been seen, up to the position that is told with them: an exception that strikes the caller
+ * between two steps loses nothing, and of several threads that look each sees all. `listener`, or NULL, is not set for what
+ * this very call, which then must not wait, tells. */
+int32_t gio_queue_peek(gio_queue *queue, int64_t timeout_ns, gio_event *listener, const int32_t *woken, uint64_t *user_data,
+                       uint32_t max, uint32_t *count, uint64_t *position);
+int32_t gio_queue_seen(gio_queue *queue, uint64_t position);
+int32_t gio_queue_wake(gio_queue *queue, int32_t *woken);
 /* Until the batch ends, operations may be handed to the kernel several at a time: a little later, with fewer system calls.
  * The end hands over what is left. Ending what is all zeros, never begun or ended, does nothing. */
 int32_t gio_queue_batch(gio_queue *queue, gio_batch *begun);
@@ -206,6 +230,10 @@ int64_t gio_queue_poll_handle(gio_queue *queue);
  * also watches the poll handle, so that the queue's own thread need not wake up for its sake. */
 int32_t gio_queue_listen(gio_queue *queue, gio_event *event, int32_t attended);
 int32_t gio_queue_unlisten(gio_queue *queue, gio_event *event);
+/* The same as a thing that ends once, also where a signal has struck: the queue stays for as long, and the end names the place of
+ * the event, so that whoever binds it there keeps that, too. Ending what is all zeros, never begun or ended, does nothing. */
+int32_t gio_listening_begin(gio_queue *queue, gio_event *event, int32_t attended, gio_listening *begun);
+void gio_listening_end(gio_event **place, gio_listening *begun);
 void gio_queue_read_stats(gio_queue *queue, gio_queue_stats *stats);
 /* From the `after`-th next request on, `count` requests meet the fault. GIO_FAULT_NONE ends it and releases
  * those held. */
@@ -221,44 +249,56 @@ void gio_unregister(gio_registration *made, void *address);
  * pinned pages. At most `most` bytes in all queues together. Cheap where it is kept already. */
 int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_t most);
 
-/* Operations. Memory and segments must stay as they are until the outcome has been told. To a direction GIO_ANONYMOUS is
- * added where the memory is sure to be no mapped file's, which somebody may cut shorter: then copies are cheaper. */
-int64_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count,
-                   uint64_t offset, int32_t staging, uint64_t key);
-int64_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
-                       uint64_t key);
+/* Lists of segments: made of addresses and lengths, and described; and whether no byte is in them twice. */
+void gio_segments_make(void *const *addresses, const uint64_t *lengths, uint64_t count, uint64_t page_size,
+                       gio_segment *segments, gio_segments_facts *facts);
+void gio_segments_describe(const gio_segment *segments, uint64_t count, uint64_t page_size, gio_segments_facts *facts);
+int32_t gio_segments_are_distinct(const gio_segment *segments, uint64_t count, int32_t *distinct);
+
+/* Operations. Memory, segments and completion must stay as they are until the completion has been filled; after a code they
+ * are not used. `user_data` is the caller's own name for the operation; gio_queue_peek tells nothing of those named 0. To a
+ * direction GIO_ANONYMOUS is added where the memory is sure to be no mapped file's, which somebody may cut shorter: then
+ * copies are cheaper. */
+int32_t gio_submit(gio_file *file, int32_t direction, const gio_segment *segments, uint64_t count, uint64_t offset,
+                   int32_t staging, uint64_t user_data, gio_completion *completion);
+int32_t gio_submit_one(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
+                       uint64_t user_data, gio_completion *completion);
 /* The same for many places of the file: segment i is the memory of the bytes from offsets[i] on. One operation, whose bytes
  * are those of the segments in their order. */
-int64_t gio_submit_batch(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
-                         uint64_t count, uint64_t key);
-/* gio_submit_one and the wait for it at once, with one system call for both where the backend can. 0: `outcome` tells, and
- * nothing is left to be released. TIMEOUT, INTERRUPTED: the transfer goes on, under the ticket in `outcome`, and
- * gio_operation_wait goes on waiting; nobody else is told. gio_operation_give makes of it one that everybody is told. */
+int32_t gio_submit_batch(gio_file *file, int32_t direction, const gio_segment *segments, const uint64_t *offsets,
+                         uint64_t count, uint64_t user_data, gio_completion *completion);
+/* One of GIO_CALL_*, as an operation: see gio_file_flush, gio_file_reserve and gio_file_resize for what it does. Its result is 0. */
+int32_t gio_submit_call(gio_file *file, int32_t call, uint64_t size, uint64_t user_data, gio_completion *completion);
+/* gio_submit_one and the wait for it at once, with one system call for both where the backend can. The completion is pending
+ * beforehand, and still is if nothing was submitted. 0: it is filled, and gio_queue_peek tells nothing. TIMEOUT,
+ * INTERRUPTED: the transfer goes on, as any other operation. */
 int32_t gio_transfer(gio_file *file, int32_t direction, const void *address, uint64_t nbytes, uint64_t offset,
-                     uint64_t key, int64_t timeout_ns, gio_outcome *outcome);
-int32_t gio_operation_give(gio_queue *queue, uint64_t ticket);
-/* Waits for one operation and tells its outcome, which stays until it is released. */
-int32_t gio_operation_wait(gio_queue *queue, uint64_t ticket, int64_t timeout_ns, gio_outcome *outcome);
-/* Waits until any of the tickets is finished or GONE; `*index` says which. */
-int32_t gio_operation_wait_any(gio_queue *queue, const uint64_t *tickets, uint64_t count, int64_t timeout_ns,
-                               uint64_t *index);
-/* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has finished. */
-int32_t gio_operation_cancel(gio_queue *queue, uint64_t ticket);
+                     uint64_t user_data, int64_t timeout_ns, gio_completion *completion);
+/* Waits until it is filled. */
+int32_t gio_operation_wait(gio_queue *queue, const gio_completion *completion, int64_t timeout_ns);
+/* Waits until any of them is filled. */
+int32_t gio_operation_wait_any(gio_queue *queue, const gio_completion *const *completions, uint64_t count,
+                               int64_t timeout_ns);
+/* Asks: what has not begun does not begin, what the kernel holds it is asked to drop. GONE if it has ended. */
+int32_t gio_operation_cancel(gio_queue *queue, const gio_completion *completion);
 
 /* Files. `path` is NUL-terminated in the system's own encoding: bytes on Linux, UTF-16 on Windows. CLOSED, and nothing done,
  * on a closed queue. */
 int32_t gio_file_open(gio_queue *queue, const void *path, int32_t access, int32_t create, int32_t direct,
                       int32_t durable, gio_file **file, gio_file_facts *facts);
+/* A number of the mount that a path lies in, which no other mount has, had or will have; 0: the system tells none. */
+uint64_t gio_mount_of(const void *path);
 int32_t gio_file_drain(gio_file *file, int64_t timeout_ns); /* waits for this file's operations */
 int32_t gio_file_size(gio_file *file, uint64_t *size);
+/* The next three are done by the calling thread, at once. TIMEOUT, and nothing done, where operations in flight come first:
+ * then gio_submit_call gets in line. */
+int32_t gio_file_flush(gio_file *file);
 int32_t gio_file_resize(gio_file *file, uint64_t size);
 /* Reserves the space of the file's first `size` bytes. Its length and its bytes stay as they are, also after an error.
- * `*reserved` is 0 where the file system cannot reserve. INTERRUPTED by a signal: to be called again. TIMEOUT, and nothing
- * done, where nothing of this file may be in flight meanwhile (Windows). */
+ * `*reserved` is 0 where the file system cannot reserve. INTERRUPTED by a signal: to be called again. */
 int32_t gio_file_reserve(gio_file *file, uint64_t size, int32_t *reserved);
 /* When the file is closed, give back what is reserved beyond its end, if nobody else has it open. */
 void gio_file_give_back(gio_file *file);
-int32_t gio_file_flush(gio_file *file);
 /* Locks on ranges of bytes, which may lie anywhere below 2^64. LOCKED when another one is in the way; they do not wait.
  * Unlocking names the exact range; `id` 0 is any lock of it. They go with the file. Operations, gio_file_resize and
  * opening with GIO_OPEN_TRUNCATE ask for the locks of others where the file was opened with GIO_ACCESS_HEED_LOCKS. */
@@ -279,22 +319,23 @@ void gio_event_set(gio_event *event);
 void gio_event_clear(gio_event *event);
 int32_t gio_event_wait(gio_event *event, int64_t timeout_ns); /* waits */
 void gio_event_free(gio_event *event);
+void gio_event_let_go(gio_event **place); /* frees what stands there, if anything */
 
-/* Sections: what can be mapped, a file or memory. Windows: the parts that are. The words are those of Windows.
+/* Sections: what can be mapped, a file or memory. Views: the parts that are. The words are those of Windows.
  * `size` 0 is the file's. With `expected` no other file than that one is mapped, or touched: OTHER_FILE. NULL: any. Memory is
  * zero at first. A name is plain text in the system's own encoding. It is this user's only, and what another user has put
- * there is refused: FOREIGN. Who creates it (`created`) keeps others out until gio_section_publish. Such a call may wait for
- * another process of this user, and be INTERRUPTED.
+ * there is refused: FOREIGN. Without a `header` it is opened; with one it is created if there is none yet (`created`), and
+ * begins with the header. Such a call may wait for another process of this user, and be INTERRUPTED.
  * gio_section_reserve comes next: it makes a file that is shorter than `size` longer, with its space reserved, and gives new
  * memory its pages, a part at a time. INTERRUPTED: call it again, and it goes on. It never makes a file shorter, and writes
- * nothing.
- * gio_section_close lets go of the file and the name; windows stay. It tells what closing the file gave, or who is inside
+ * nothing. At its end others may open a new name; until then, or until the section is closed, they wait.
+ * gio_section_close lets go of the file and the name; views stay. It tells what closing the file gave, or who is inside
  * another call for the section meanwhile does. gio_section_free comes last for the owner. Sections
  * are an exception to the rule about fork(): the child goes on with its parent's, and has names open in its own right. */
 typedef struct gio_section gio_section;
 typedef struct {
     uint64_t size;        /* in bytes; of a name that existed, what there is */
-    uint64_t granularity; /* windows begin at multiples of it */
+    uint64_t granularity; /* views begin at multiples of it */
     uint64_t device;      /* the file, so that it is known again; 0 for memory */
     uint64_t inode;
     int32_t created;      /* the memory is new */
@@ -315,27 +356,29 @@ enum {
 };
 int32_t gio_section_of_file(const void *path, int32_t access, int32_t flags, uint64_t size,
                             const gio_file_identity *expected, gio_section **section, gio_section_facts *facts);
-int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
-                              gio_section **section, gio_section_facts *facts);
+int32_t gio_section_of_memory(const void *name, const void *header, uint64_t header_bytes, int32_t access, int32_t flags,
+                              uint64_t size, gio_section **section, gio_section_facts *facts);
 int32_t gio_section_reserve(gio_section *section);
-void gio_section_publish(gio_section *section);
 int32_t gio_section_close(gio_section *section);
 void gio_section_free(gio_section *section);
 void gio_section_let_go(gio_section **place); /* frees what stands there, if anything */
-int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address);
-void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address);
+int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **view);
+void gio_section_unmap(gio_section *section, uint64_t nbytes, void **view); /* what stands there, if anything */
 /* To stable storage: a mapped range, or everything. */
 int32_t gio_section_flush(gio_section *section, void *address, uint64_t nbytes);
 int32_t gio_section_flush_all(gio_section *section);
 int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes, int32_t advice);
-/* Of a section made with GIO_MAP_RESERVE, the range at `address` in a window and `offset` in the section, both multiples of
+/* Of a section made with GIO_MAP_RESERVE, the range at `address` in a view and `offset` in the section, both multiples of
  * the granularity. BEYOND: not all of it is committed. */
 int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
 int32_t gio_section_committed(gio_section *section, void *address, uint64_t offset, uint64_t nbytes);
-/* Between a window and other memory, GIO_READ out of the window; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
+/* At most 1 GiB between a view and other memory, GIO_READ out of the view; GIO_ANONYMOUS as for operations. SHRUNK, and no fault,
  * where the file has become shorter than `end`, where the range ends in the file. */
-int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
+int32_t gio_section_copy(gio_section *section, int32_t direction, void *view, void *memory, uint64_t nbytes,
                          uint64_t end);
+
+/* What the staging buffers of all queues hold of the system's memory, in bytes. For tests. */
+uint64_t gio_staging_allocated(void);
 
 /* The plan alone, for tests: the pieces that an operation is cut into. */
 int32_t gio_plan(int32_t direction, const gio_segment *segments, uint64_t count, uint64_t offset, int32_t staging,

@@ -14,7 +14,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,19 +33,24 @@ static struct flock range(short type, uint64_t first, uint64_t last)
     return lock;
 }
 
+static int is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
 static int32_t open_lock_handle(gio_file *file)
 {
     static const int modes[] = {O_RDWR, O_RDONLY, O_WRONLY};
-    char path[40];
+    int fd = (int)file->buffered_handle;
     int32_t code = 0;
 
-    snprintf(path, sizeof path, "/proc/self/fd/%d", (int)file->buffered_handle);
     for (int i = 0; i < 3 && file->lock_handle < 0; i++) {
-        file->lock_handle = open(path, modes[i] | O_CLOEXEC);
+        file->lock_handle = gio_reopen(fd, modes[i]);
         if (file->lock_handle < 0)
-            code = errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno;
+            code = errno;
     }
-    return file->lock_handle < 0 ? code : 0;
+    if (file->lock_handle >= 0)
+        return 0;
+    if (code == ENOENT || code == ENOTDIR)
+        return is_open(fd) ? GIO_E_NO_PROC : EBADF;
+    return code;
 }
 
 int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t exclusive)
@@ -57,57 +61,142 @@ int32_t gio_os_lock(gio_file *file, uint64_t offset, uint64_t length, int32_t ex
     struct flock lock = range(exclusive ? F_WRLCK : F_RDLCK, offset, offset + (length - 1));
     if (fcntl((int)file->lock_handle, F_OFD_SETLK, &lock) == 0)
         return 0;
-    return errno == EAGAIN || errno == EACCES ? GIO_E_LOCKED : errno;
+    code = errno;
+    if (code == EBADF && is_open((int)file->lock_handle))
+        return GIO_E_DIRECTION;
+    return code == EAGAIN || code == EACCES ? GIO_E_LOCKED : code;
 }
 
-/* Gives back the parts of the lock that none of the others covers: for the kernel all of a descriptor's locks are one. */
+/* Gives back the parts of the lock that none of the others covers: for the kernel all of a descriptor's locks are one. From
+ * the end on: what is left of it then is the first that the kernel looks at. */
 int32_t gio_os_unlock(gio_file *file, const gio_lock *lock)
 {
-    uint64_t at = gio_min(lock->offset, INT64_MAX), last = gio_min(lock->offset + (lock->length - 1), INT64_MAX);
+    uint64_t first = gio_min(lock->offset, INT64_MAX), last = gio_min(lock->offset + (lock->length - 1), INT64_MAX);
     uint64_t gap_first, gap_last;
 
-    while (at <= last && gio_locks_gap(file, at, last, INT64_MAX, &gap_first, &gap_last)) {
+    while (gio_ranges_gap(&file->locks, first, last, INT64_MAX, &gap_first, &gap_last)) {
         struct flock part = range(F_UNLCK, gap_first, gap_last);
         if (fcntl((int)file->lock_handle, F_OFD_SETLK, &part) < 0)
             return errno;
-        at = gap_last + 1;
+        if (gap_first == first)
+            break;
+        last = gap_first - 1;
     }
     return 0;
 }
 
-/* Whether somebody else has a lock of the one kind (F_RDLCK: an exclusive one) in [first, last].
- *
- * For an open descriptor this process's own POSIX locks are somebody else's, and for this process the descriptor's OFD
- * locks are: fcntl(2) has no question that leaves out both. So where the first question finds a POSIX lock of ours, the
- * other one is asked about its range, where this file object can have shared locks at most, which locks.c has looked
- * at. Then the same for what is left on both sides, as the lock that is found need not be the lowest. */
-static int32_t find_lock(int fd, short type, uint64_t first, uint64_t last)
-{
-    struct flock lock = range(type, first, last), others;
+/* ---- asking for the locks of others ---------------------------------------------------------------------- */
 
-    if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+typedef struct {
+    int fd;
+    short type; /* F_RDLCK: exclusive locks are in the way */
+    const gio_range *places;
+    uint64_t count;
+} question;
+
+/* Narrows [*first, *last] to what lies between the first and the last byte of places in it. 0: there are none. */
+static int narrow(const question *asked, uint64_t *first, uint64_t *last)
+{
+    uint64_t low = 0, high = asked->count; /* the first place that ends behind `first` */
+
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (asked->places[middle].end <= *first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == asked->count || asked->places[low].begin > *last)
+        return 0;
+    *first = gio_max(*first, asked->places[low].begin);
+    high = asked->count; /* the first one that begins behind `last` */
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (asked->places[middle].begin <= *last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *last = gio_min(*last, asked->places[low - 1].end - 1);
+    return 1;
+}
+
+/* Whether somebody, this file object apart, has a lock of the kind in [*first, *last]: LOCKED, and what of that one is in the
+ * range. `ours`: it is a POSIX lock of this process. */
+static int32_t ask(const question *asked, int command, uint64_t *first, uint64_t *last, int *ours)
+{
+    struct flock lock = range(asked->type, *first, *last);
+
+    if (fcntl(asked->fd, command, &lock) < 0)
         /* Where there are no locks nobody can have one. */
         return errno == EINVAL || errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP ? 0 : errno;
     if (lock.l_type == F_UNLCK)
         return 0;
-    if (lock.l_pid != getpid()) /* -1 of an OFD lock */
-        return GIO_E_LOCKED;
-    uint64_t own_first = gio_max(first, (uint64_t)lock.l_start), own_last = last;
+    *ours = lock.l_pid == getpid(); /* -1 of an OFD lock */
+    *first = gio_max(*first, (uint64_t)lock.l_start);
     if (lock.l_len != 0)
-        own_last = gio_min(last, (uint64_t)lock.l_start + (uint64_t)lock.l_len - 1);
-    others = range(type, own_first, own_last);
-    if (fcntl(fd, F_GETLK, &others) < 0 || others.l_type != F_UNLCK)
-        return GIO_E_LOCKED;
-    int32_t code = own_first > first ? find_lock(fd, type, first, own_first - 1) : 0;
-    return code == 0 && own_last < last ? find_lock(fd, type, own_last + 1, last) : code;
+        *last = gio_min(*last, (uint64_t)lock.l_start + (uint64_t)lock.l_len - 1);
+    return GIO_E_LOCKED;
 }
 
-int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length)
+/* Whether somebody else has a lock of the kind on a byte of the places in [first, last]. Of a lock that is on none of them the
+ * range is left out, and both sides are asked about: the lock that the kernel tells need not be the lowest, for it has them by
+ * their holders. The shorter side goes first, so that there are no more calls inside each other than a number has bits.
+ *
+ * For an open descriptor (F_OFD_GETLK) this process's own POSIX locks are somebody else's, and for this process (F_GETLK) the
+ * descriptor's OFD locks are: fcntl(2) has no question that leaves out both. So where the first question finds a POSIX lock
+ * of ours, the other one is asked about its range, where this file object can have shared locks at most, which locks.c has
+ * looked at. */
+static int32_t find_lock(const question *asked, int command, uint64_t first, uint64_t last)
+{
+    while (narrow(asked, &first, &last)) {
+        uint64_t begin = first, end = last;
+        int ours;
+        int32_t code = ask(asked, command, &begin, &end, &ours);
+        if (code != GIO_E_LOCKED)
+            return code;
+        uint64_t met_first = begin, met_last = end;
+        if (narrow(asked, &met_first, &met_last)) {
+            code = ours ? find_lock(asked, F_GETLK, met_first, met_last) : GIO_E_LOCKED;
+            if (code)
+                return code;
+        }
+        uint64_t before = begin - first, behind = last - end;
+        if (before < behind) {
+            code = before ? find_lock(asked, command, first, begin - 1) : 0;
+            first = end + 1;
+        } else {
+            code = behind ? find_lock(asked, command, end + 1, last) : 0;
+            if (before == 0)
+                return code;
+            last = begin - 1;
+        }
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+static question question_of(const gio_file *file, int32_t direction, const gio_range *places, uint64_t count)
 {
     int fd = (int)(file->lock_handle >= 0 ? file->lock_handle : file->buffered_handle);
-    uint64_t last = gio_min(offset + (length - 1), INT64_MAX);
+    return (question){fd, direction == GIO_WRITE ? F_WRLCK : F_RDLCK, places, count};
+}
 
-    return find_lock(fd, direction == GIO_WRITE ? F_WRLCK : F_RDLCK, gio_min(offset, INT64_MAX), last);
+int32_t gio_os_lock_look(gio_file *file, int32_t direction, gio_range all)
+{
+    question asked = question_of(file, direction, &all, 1);
+    uint64_t first = all.begin, last = all.end - 1;
+    int ours;
+
+    return ask(&asked, F_OFD_GETLK, &first, &last, &ours);
+}
+
+int32_t gio_os_lock_check(gio_file *file, int32_t direction, const gio_range *places, uint64_t count)
+{
+    question asked = question_of(file, direction, places, count);
+
+    return find_lock(&asked, F_OFD_GETLK, 0, INT64_MAX);
 }
 
 int32_t gio_os_locks_close(gio_file *file, int32_t forked)

@@ -10,6 +10,7 @@
  */
 #include "os_windows.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const int32_t gio_locks_bind_handle = 1;
@@ -52,30 +53,48 @@ int32_t gio_os_unlock(gio_file *file, const gio_lock *lock)
 }
 
 /* What we have locked ourselves is in nobody else's way; the parts in between are tried. */
-int32_t gio_os_lock_check(gio_file *file, int32_t direction, uint64_t offset, uint64_t length)
+static int32_t try_range(gio_file *file, action what, uint64_t first, uint64_t last)
 {
-    uint64_t at = offset, last = offset + (length - 1), gap_first, gap_last;
+    uint64_t gap_first, gap_last;
 
-    while (gio_locks_gap(file, at, last, UINT64_MAX, &gap_first, &gap_last)) {
+    while (gio_ranges_gap(&file->locks, first, last, UINT64_MAX, &gap_first, &gap_last)) {
         uint64_t nbytes = gap_last - gap_first + 1;
-        int32_t code = change(file, direction == GIO_WRITE ? LOCK_EXCLUSIVE : LOCK_SHARED, gap_first, nbytes);
+        int32_t code = change(file, what, gap_first, nbytes);
         if (code)
             return code;
         change(file, UNLOCK, gap_first, nbytes);
-        if (gap_last == last)
+        if (gap_first == first)
             break;
-        at = gap_last + 1;
+        last = gap_first - 1;
     }
     return 0;
+}
+
+int32_t gio_os_lock_look(gio_file *file, int32_t direction, gio_range all)
+{
+    (void)file; /* nobody can ask */
+    (void)direction;
+    (void)all;
+    return GIO_E_LOCKED;
+}
+
+int32_t gio_os_lock_check(gio_file *file, int32_t direction, const gio_range *places, uint64_t count)
+{
+    int32_t code = 0;
+
+    for (uint64_t i = 0; i < count && code == 0; i++)
+        code = try_range(file, direction == GIO_WRITE ? LOCK_EXCLUSIVE : LOCK_SHARED, places[i].begin, places[i].end - 1);
+    return code;
 }
 
 /* Closing gives them back as well, but when, Windows does not say. */
 int32_t gio_os_locks_close(gio_file *file, int32_t forked)
 {
     (void)forked;
-    for (uint64_t i = 0; i < file->lock_count; i++)
-        if (file->locks[i].length != 0)
-            change(file, UNLOCK, file->locks[i].offset, file->locks[i].length);
-    file->lock_count = 0;
+    for (gio_lock *lock; (lock = gio_ranges_any(&file->locks)) != NULL; free(lock)) {
+        gio_ranges_remove(&file->locks, lock);
+        if (lock->length != 0)
+            change(file, UNLOCK, lock->offset, lock->length);
+    }
     return 0; /* what could not be given back goes with the handle */
 }

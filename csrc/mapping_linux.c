@@ -1,7 +1,7 @@
-/* mapping_linux.c: sections, and the windows that are mapped of them. The names are those of Windows, which came first.
+/* mapping_linux.c: sections, and the views that are mapped of them. The names are those of Windows, which came first.
  *
  * A section is what can be mapped: a file, or memory, with a name or without. Here it is a descriptor: of the file, of a
- * memfd, or of a file in /dev/shm that stands for the name. A window is one mmap of a part of it. Windows outlive the
+ * memfd, or of a file in /dev/shm that stands for the name. A view is one mmap of a part of it. Views outlive the
  * section's being closed, for arrays lie in them; the structure goes with the last of both.
  *
  * A file that is cut shorter under a mapping turns its tail into SIGBUS. Within this process that is refused, as Windows
@@ -13,19 +13,19 @@
  * A name has to go with its last user, and a user who was killed cannot clean up. So a name's file carries two locks,
  * each a byte far behind its end, and the kernel drops a dead process's locks:
  *
- *     LIFE   shared, by everyone who has the name open. Who could have it exclusively is alone.
- *     GATE   exclusively, by who comes or goes, while he does so.
+ *     USERS_LOCK   shared, by everyone who has the name open. Who could have it exclusively is alone.
+ *     NAME_LOCK    exclusively, by who comes or goes, while he does so.
  *
- *     open:  take the gate; look again whether the file still has the name (else begin anew). Is life to be had
- *            exclusively? Then nobody lives here: what stands there is fresh, or was left by the dead; empty it, it is ours.
- *            Else share life. The creator keeps the gate until the memory is ready for others (gio_section_publish).
- *     close: take the gate; is life to be had exclusively? Then we are the last: remove the name. The locks go with the
- *            descriptor.
+ *     open:  lock the name; look again whether the file still has it (else begin anew). Is the users' lock to be had
+ *            exclusively? Then there are none: what stands there is fresh, or was left by the dead; empty it, it is ours.
+ *            Else share it. The creator keeps the name's lock until the memory is ready for others (gio_section_reserve).
+ *     close: lock the name; is the users' lock to be had exclusively? Then we are the last: remove the name. The locks go
+ *            with the descriptor.
  *
  * They are OFD locks: they belong to the open file description that open(2) made, not to the process, so that a process may
  * open a name twice. A forked child has that same one and would speak for its parent: it is given one of its own, before it
- * is there, so that it has the name whatever its parent does next (hold_names_for_child). A window refers to the one it was
- * mapped of, and a child's windows would keep a dead parent's locks alive: so windows are mapped of another one, which is
+ * is there, so that it has the name whatever its parent does next (hold_names_for_child). A view refers to the one it was
+ * mapped of, and a child's views would keep a dead parent's locks alive: so views are mapped of another one, which is
  * opened for that and closed again. A name costs one descriptor.
  */
 #define _GNU_SOURCE
@@ -52,7 +52,7 @@
 enum { HUGE_PAGE_BYTES = 2 * 1024 * 1024, HUGE_PAGE_SHIFT = 21 };
 /* Memory that is given pages at once: a tenth of a second, in which Python does not see signals. */
 enum { STEP_BYTES = 256 * 1024 * 1024, STEP_BYTES_MIN = 64 * 1024 };
-static const off_t GATE = (off_t)1 << 62, LIFE = ((off_t)1 << 62) + 1, LENGTH = ((off_t)1 << 62) + 2;
+static const off_t NAME_LOCK = (off_t)1 << 62, USERS_LOCK = ((off_t)1 << 62) + 1, LENGTH = ((off_t)1 << 62) + 2;
 
 struct gio_section {
     gio_section *next;     /* in the list of all */
@@ -60,6 +60,7 @@ struct gio_section {
     int childs_fd;         /* the same for a child, while the process forks */
     char *name;            /* its path in /dev/shm, or NULL */
     uint64_t device, inode, size;
+    int unpublished;       /* a new name, which is locked until it is ready */
     int grows;             /* the file is not that long yet, ... */
     uint64_t reserved;     /* ... its space is there up to here, ... */
     uint64_t step;         /* ... and so much more is asked for next; 0: not begun */
@@ -67,7 +68,7 @@ struct gio_section {
     int cuttable;          /* somebody else may make it shorter */
     int closed;            /* takes no more calls ... */
     uint64_t calls;        /* ... and the descriptors go when these have left */
-    uint64_t windows;
+    uint64_t views;
     int held;              /* by its owner, until gio_section_free */
 };
 
@@ -116,7 +117,7 @@ static int32_t settle(gio_section *section)
         lock_list();
         section->calls--;
     }
-    if (section->fd >= 0 || section->held || section->calls != 0 || section->windows != 0)
+    if (section->fd >= 0 || section->held || section->calls != 0 || section->views != 0)
         return code;
     gio_section **at = &sections;
     while (*at && *at != section)
@@ -152,7 +153,7 @@ int gio_is_mapped(uint64_t device, uint64_t inode)
 {
     lock_list();
     const gio_section *at = sections;
-    while (at && !(at->cuttable && at->device == device && at->inode == inode && (!at->closed || at->windows != 0)))
+    while (at && !(at->cuttable && at->device == device && at->inode == inode && (!at->closed || at->views != 0)))
         at = at->next;
     unlock_list();
     return at != NULL;
@@ -274,8 +275,7 @@ static int32_t of_nameless_memory(int32_t access, int32_t flags, uint64_t size, 
     section->fd = memfd_create("gatherio", MFD_CLOEXEC | MFD_ALLOW_SEALING | (unsigned)huge);
     if (section->fd < 0 || ftruncate(section->fd, (off_t)size) < 0)
         code = errno;
-    else if (huge && fallocate(section->fd, 0, 0, (off_t)size) < 0) /* reserved pages: all of them, or none */
-        code = errno == ENOSPC ? ENOMEM : errno;
+    section->grows = huge != 0; /* reserved pages: all of them, or none */
     if (code) {
         discard(section);
         return code;
@@ -355,12 +355,12 @@ static int32_t lock_patiently(int fd, off_t byte)
     return code;
 }
 
-/* The last one out. Where the gate is not to be had, the file is left to whoever makes a name later (sweep). */
+/* The last one out. Where the name's lock is not to be had, the file is left to whoever makes a name later (sweep). */
 static void remove_name(const char *path, int fd)
 {
     struct stat status;
 
-    if (lock_patiently(fd, GATE) == 0 && lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && fstat(fd, &status) == 0 &&
+    if (lock_patiently(fd, NAME_LOCK) == 0 && lock_byte(fd, USERS_LOCK, F_WRLCK, 0) == 0 && fstat(fd, &status) == 0 &&
         still_has_the_name(path, &status))
         unlink(path);
 }
@@ -377,12 +377,12 @@ static int is_in_use(int fd)
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    lock.l_start = GATE;
-    lock.l_len = LIFE - GATE + 1;
+    lock.l_start = NAME_LOCK;
+    lock.l_len = USERS_LOCK - NAME_LOCK + 1;
     return fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
 }
 
-/* Removes the file unless somebody lives there. Whoever is about to open it finds out (at the gate) that it has lost its
+/* Removes the file unless somebody has it open. Whoever is about to open it finds out (with the lock) that it has lost its
  * name. Returns whether somebody does. */
 static int remove_if_dead(const char *path)
 {
@@ -391,8 +391,8 @@ static int remove_if_dead(const char *path)
     if (fd < 0)
         return 0;
     int in_use = is_in_use(fd);
-    if (!in_use && check_ours(fd, &status) == 0 && lock_byte(fd, GATE, F_WRLCK, 0) == 0 &&
-        lock_byte(fd, LIFE, F_WRLCK, 0) == 0 && still_has_the_name(path, &status))
+    if (!in_use && check_ours(fd, &status) == 0 && lock_byte(fd, NAME_LOCK, F_WRLCK, 0) == 0 &&
+        lock_byte(fd, USERS_LOCK, F_WRLCK, 0) == 0 && still_has_the_name(path, &status))
         unlink(path);
     if (in_use)
         close(fd);
@@ -419,7 +419,7 @@ static void go_to(listing *list, off_t position)
 static const struct dirent *next_entry(listing *list)
 {
     if (list->at == list->end) {
-        long count = syscall(SYS_getdents64, list->folder, list->buffer, sizeof list->buffer);
+        long count = syscall(SYS_getdents64, (long)list->folder, list->buffer, sizeof list->buffer);
         list->at = 0;
         list->end = count > 0 ? (size_t)count : 0;
     }
@@ -478,8 +478,8 @@ static void sweep(void)
     close(list.folder);
 }
 
-/* Opens the name's file and goes through the gate, which stays ours. `*alone`: nobody has the name open. */
-static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone)
+/* Opens the name's file and locks the name. `*alone`: nobody has it open. */
+static int32_t open_and_lock_name(const char *path, int32_t create, int *out, int *alone)
 {
     struct stat status;
     int32_t code;
@@ -488,14 +488,16 @@ static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone
         int fd = open_name(path, create ? O_CREAT : 0);
         if (fd < 0)
             return why_not_opened(errno);
-        code = check_ours(fd, &status);
+        code = check_ours(fd, &status); /* before anything waits for it ... */
         if (code == 0)
-            code = lock_byte(fd, GATE, F_WRLCK, 1);
+            code = lock_byte(fd, NAME_LOCK, F_WRLCK, 1);
+        if (code == 0)
+            code = check_ours(fd, &status); /* ... and as it is by now */
         if (code == 0 && still_has_the_name(path, &status)) {
-            code = lock_byte(fd, LIFE, F_WRLCK, 0);
+            code = lock_byte(fd, USERS_LOCK, F_WRLCK, 0);
             *alone = code == 0;
             if (code == EAGAIN)
-                code = lock_byte(fd, LIFE, F_RDLCK, 0);
+                code = lock_byte(fd, USERS_LOCK, F_RDLCK, 0);
             if (code == 0) {
                 *out = fd;
                 return 0;
@@ -507,13 +509,16 @@ static int32_t enter_gate(const char *path, int32_t create, int *out, int *alone
     }
 }
 
-static int32_t empty_new_name(int fd, int32_t flags, uint64_t size)
+/* What a new name is: empty, whatever the dead have left there; this user's alone, whatever the umask; its header written. */
+static int32_t begin_name(int fd, const void *header, uint64_t header_bytes, int32_t flags, uint64_t size)
 {
-    if (ftruncate(fd, 0) < 0 /* what the dead have left */ || fchmod(fd, 0600) < 0 /* whatever the umask */)
+    int32_t code = flags & GIO_MAP_RESERVE ? 0 : would_fit(size);
+    if (code)
+        return code;
+    if (ftruncate(fd, 0) < 0 || fchmod(fd, 0600) < 0 || (flags & GIO_MAP_RESERVE && ftruncate(fd, (off_t)size) < 0))
         return errno;
-    if (flags & GIO_MAP_RESERVE)
-        return ftruncate(fd, (off_t)size) < 0 ? errno : 0;
-    return would_fit(size);
+    ssize_t written = pwrite(fd, header, (size_t)header_bytes, 0);
+    return written < 0 ? errno : (uint64_t)written < header_bytes ? ENOSPC : 0;
 }
 
 /* The name's file once more, with locks of its own: by the name, and if somebody has taken that away, by /proc. */
@@ -530,12 +535,41 @@ static int open_again(const gio_section *section)
     return gio_reopen(section->fd, O_RDWR);
 }
 
-static int32_t of_named_memory(const char *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
-                               gio_section **out, gio_section_facts *facts)
+static int32_t open_name_of(gio_section *section, const void *header, uint64_t header_bytes, int32_t flags, uint64_t size)
 {
-    char prefix[40], path[sizeof SHARED_MEMORY + 256];
     struct stat status;
     int alone = 0;
+    int32_t code = open_and_lock_name(section->name, header != NULL, &section->fd, &alone);
+
+    if (code == 0 && alone && header == NULL) /* the dead's */
+        code = ENOENT;
+    if (code == 0 && alone) {
+        sweep(); /* not this one: it is locked */
+        code = begin_name(section->fd, header, header_bytes, flags, size);
+    }
+    if (code == 0 && fstat(section->fd, &status) < 0)
+        code = errno;
+    if (code && alone)
+        remove_name(section->name, section->fd);
+    if (code && section->fd >= 0) {
+        close_name(section->fd);
+        section->fd = -1;
+    }
+    if (code)
+        return code;
+    section->size = alone ? size : (uint64_t)status.st_size;
+    section->grows = alone && !(flags & GIO_MAP_RESERVE);
+    section->unpublished = alone;
+    is_known_by(section, &status);
+    if (!alone)
+        lock_byte(section->fd, NAME_LOCK, F_UNLCK, 0);
+    return 0;
+}
+
+static int32_t of_named_memory(const char *name, const void *header, uint64_t header_bytes, int32_t access, int32_t flags,
+                               uint64_t size, gio_section **out, gio_section_facts *facts)
+{
+    char prefix[40], path[sizeof SHARED_MEMORY + 256];
     gio_section *section;
 
     name_prefix(prefix, sizeof prefix);
@@ -544,59 +578,38 @@ static int32_t of_named_memory(const char *name, int32_t create, int32_t access,
     int32_t code = new_section(access, flags, &section);
     if (code)
         return code;
-    if ((section->name = strdup(path)) == NULL)
-        code = ENOMEM;
-    else
-        code = enter_gate(path, create, &section->fd, &alone);
-    if (code == 0 && alone && !create) /* the dead's */
-        code = ENOENT;
-    if (code == 0 && alone) {
-        sweep(); /* not this one: its gate is taken */
-        code = empty_new_name(section->fd, flags, size);
-    }
-    if (code == 0 && fstat(section->fd, &status) < 0)
-        code = errno;
+    section->name = strdup(path);
+    code = section->name ? open_name_of(section, header, header_bytes, flags, size) : ENOMEM;
     if (code) {
-        if (alone)
-            remove_name(path, section->fd);
-        if (section->fd >= 0)
-            close_name(section->fd);
-        section->fd = -1;
         discard(section);
         return code;
     }
-    section->size = alone ? size : (uint64_t)status.st_size;
-    section->grows = alone && !(flags & GIO_MAP_RESERVE);
-    is_known_by(section, &status);
-    tell(section, flags, alone, facts);
-    if (!alone)
-        gio_section_publish(section);
+    tell(section, flags, section->unpublished, facts);
     *out = section;
     return 0;
 }
 
-void gio_section_publish(gio_section *section)
+/* From now on others may open the name. From exclusive to shared, in one step: cannot fail. */
+static void publish(gio_section *section)
 {
-    if (section->name == NULL || enter(section))
-        return;
-    lock_byte(section->fd, LIFE, F_RDLCK, 0); /* from exclusive to shared, in one step: cannot fail */
-    lock_byte(section->fd, GATE, F_UNLCK, 0);
-    leave(section, 0);
+    lock_byte(section->fd, USERS_LOCK, F_RDLCK, 0);
+    lock_byte(section->fd, NAME_LOCK, F_UNLCK, 0);
+    section->unpublished = 0;
 }
 
-int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
-                              gio_section **out, gio_section_facts *facts)
+int32_t gio_section_of_memory(const void *name, const void *header, uint64_t header_bytes, int32_t access, int32_t flags,
+                              uint64_t size, gio_section **out, gio_section_facts *facts)
 {
     if (flags & GIO_MAP_NO_CACHE || (name && flags & GIO_MAP_LARGE_PAGES))
         return EOPNOTSUPP;
     if (size > INT64_MAX)
         return ENOMEM;
     if (name)
-        return of_named_memory(name, create, access, flags, size, out, facts);
+        return of_named_memory(name, header, header_bytes, access, flags, size, out, facts);
     return of_nameless_memory(access, flags, size, out, facts);
 }
 
-/* Before a fork: a share of each name's life for the child. Where that fails, the name is the parent's alone. */
+/* Before a fork: a share of each name's users' lock for the child. Where that fails, the name is the parent's alone. */
 static void hold_names_for_child(void)
 {
     lock_list();
@@ -604,7 +617,7 @@ static void hold_names_for_child(void)
         if (at->name == NULL || at->fd < 0)
             continue;
         at->childs_fd = open_again(at);
-        if (at->childs_fd >= 0 && lock_byte(at->childs_fd, LIFE, F_RDLCK, 0) != 0) {
+        if (at->childs_fd >= 0 && lock_byte(at->childs_fd, USERS_LOCK, F_RDLCK, 0) != 0) {
             close(at->childs_fd);
             at->childs_fd = -1;
         }
@@ -752,13 +765,17 @@ int32_t gio_section_reserve(gio_section *section)
         return code;
     if (section->grows)
         code = make_as_long(section);
+    if (code == ENOSPC && section->inode == 0) /* no file */
+        code = ENOMEM;
     section->grows = section->grows && code != 0;
+    if (section->unpublished && code == 0)
+        publish(section);
     return leave(section, code);
 }
 
-/* ---- windows -------------------------------------------------------------------------------------------------- */
+/* ---- views -------------------------------------------------------------------------------------------------- */
 
-int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address)
+int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **view)
 {
     int32_t code = enter(section);
     if (code)
@@ -768,9 +785,9 @@ int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, 
     if (mapped == MAP_FAILED) {
         code = errno;
     } else {
-        *address = mapped;
+        *view = mapped;
         lock_list();
-        section->windows++;
+        section->views++;
         unlock_list();
     }
     if (fd >= 0 && fd != section->fd)
@@ -778,11 +795,14 @@ int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, 
     return leave(section, code);
 }
 
-void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address)
+void gio_section_unmap(gio_section *section, uint64_t nbytes, void **view)
 {
-    munmap(address, nbytes);
+    if (*view == NULL)
+        return; /* and there may be no section any more */
+    munmap(*view, nbytes);
+    *view = NULL;
     lock_list();
-    section->windows--;
+    section->views--;
     settle(section);
     unlock_list();
 }
@@ -829,7 +849,7 @@ int32_t gio_section_advise(gio_section *section, void *address, uint64_t nbytes,
 /* Memory of a section that was only reserved: allocate it, and touch it, so that gio_section_committed finds it. */
 int32_t gio_section_commit(gio_section *section, void *address, uint64_t offset, uint64_t nbytes)
 {
-    (void)address; /* of a window that may be read-only, or a copy */
+    (void)address; /* of a view that may be read-only, or a copy */
     int32_t code = would_fit(nbytes);
     if (code == 0)
         code = enter(section);
@@ -867,19 +887,13 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
 
 /* ---- copies that survive a file's being cut ------------------------------------------------------------------- */
 
-/* In steps, for a call moves less than 2 GiB. */
-static int32_t copy(int32_t direction, int plainly, char *window, char *memory, uint64_t nbytes)
+static int32_t copy(int32_t direction, int plainly, void *view, void *memory, uint64_t nbytes)
 {
-    enum { STEP_BYTES = 1 << 30 };
-    int32_t code = 0;
-    for (uint64_t at = 0; at < nbytes && code == 0; at += STEP_BYTES) {
-        gio_segment part = {(uint64_t)(uintptr_t)(memory + at), gio_min(nbytes - at, STEP_BYTES)};
-        if (plainly)
-            gio_copy_plainly(direction, &part, 1, window + at);
-        else
-            code = gio_copy_guarded(direction, &part, 1, window + at);
-    }
-    return code;
+    gio_segment all = {(uint64_t)(uintptr_t)memory, nbytes};
+    if (!plainly)
+        return gio_copy_guarded(direction, &all, 1, view);
+    gio_copy_plainly(direction, &all, 1, view);
+    return 0;
 }
 
 /* A page at a time, into a page that is thrown away. */
@@ -892,7 +906,7 @@ static int is_gone(char *memory, uint64_t nbytes)
     return code != 0;
 }
 
-int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
+int32_t gio_section_copy(gio_section *section, int32_t direction, void *view, void *memory, uint64_t nbytes,
                          uint64_t end)
 {
     int plainly = !section->cuttable && (direction & GIO_ANONYMOUS);
@@ -903,7 +917,7 @@ int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, 
     if (!plainly && !gio_copy_is_guarded() && is_shorter_than(section, end))
         code = GIO_E_SHRUNK; /* and hope that nobody cuts the file in this moment */
     else
-        code = copy(direction, plainly, window, memory, nbytes);
+        code = copy(direction, plainly, view, memory, nbytes);
     /* The rest of the last page reads as zeros and takes what is written, and all of it is lost. */
     if (code == 0 && is_shorter_than(section, end))
         code = GIO_E_SHRUNK;

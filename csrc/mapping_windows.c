@@ -1,15 +1,16 @@
-/* mapping_windows.c: sections, and the windows that are mapped of them: CreateFileMapping, MapViewOfFile and their kin.
+/* mapping_windows.c: sections, and the views that are mapped of them: CreateFileMapping, MapViewOfFile and their kin.
  *
  * Much of what mapping_linux.c has to build is the system's here: a section lives as long as a handle or a view of it
  * does, its name as long as a handle, whoever was killed; a mapped file is not cut shorter (ERROR_USER_MAPPED_FILE).
  *
- * What is left to do for names: whoever creates one fills it before others look. They wait at a mutex that goes with the
- * name, its gate; Windows gives a dead owner's mutex to the next.
+ * What is left to do for names: whoever creates one writes its header before others look. They wait at a mutex that goes with
+ * the name, its lock; Windows gives a dead owner's mutex to the next. A mutex belongs to the thread that has it: so nobody
+ * comes out of a call with it.
  *
  * Names are in the Local\ namespace, that of one session. Services of several users share one, and so do programs started as
  * another user (runas). So what we make belongs to this user, whatever the token's default owner is (of an administrator the
- * group Administrators), and gives rights to nobody else; and what has the name already is asked for its owner, the gate before
- * anybody waits at it. Another user can take a name first, and then we have none. He cannot have us use his memory, or use ours.
+ * group Administrators), and gives rights to nobody else; and what has the name already is asked for its owner, the lock before
+ * anybody waits for it. Another user can take a name first, and then we have none. He cannot have us use his memory, or use ours.
  *
  * FlushViewOfFile only begins to write: FlushFileBuffers after it waits for the disk. Copies in and out of a file go through
  * ReadProcessMemory and WriteProcessMemory on this very process: where the disk or the network fails under a mapped page,
@@ -24,39 +25,34 @@
 enum { VIEW_LARGE_PAGES = 0x20000000 };
 enum { NAME_CAPACITY = 260, WAIT_MS = 50 };
 
-typedef struct window {
-    struct window *next;
+typedef struct view {
+    struct view *next;
     void *address;
-} window;
+} view;
 
 struct gio_section {
     HANDLE file;         /* or INVALID_HANDLE_VALUE */
     HANDLE handle;       /* NULL: closed */
-    HANDLE gate;         /* a mutex that we own, or NULL */
-    DWORD view;          /* access of views ... */
+    DWORD access;        /* of views ... */
     DWORD protection;    /* ... and of their pages */
     int32_t closed;      /* takes no more calls ... */
     uint64_t calls;      /* ... and the handles go when these have left */
-    window *windows;
+    view *views;
     int32_t held;        /* by its owner, until gio_section_free */
 };
 
-static SRWLOCK list_lock = SRWLOCK_INIT; /* guards the counts and the lists of windows */
+static SRWLOCK list_lock = SRWLOCK_INIT; /* guards the counts and the lists of views */
 
 static void lock_list(void) { AcquireSRWLockExclusive(&list_lock); }
 static void unlock_list(void) { ReleaseSRWLockExclusive(&list_lock); }
 
 static void close_handles(gio_section *section)
 {
-    if (section->gate) {
-        ReleaseMutex(section->gate);
-        CloseHandle(section->gate);
-    }
     if (section->handle)
         CloseHandle(section->handle);
     if (section->file != INVALID_HANDLE_VALUE)
         CloseHandle(section->file);
-    section->gate = section->handle = NULL;
+    section->handle = NULL;
     section->file = INVALID_HANDLE_VALUE;
 }
 
@@ -65,7 +61,7 @@ static void settle(gio_section *section)
 {
     if (section->closed && section->calls == 0)
         close_handles(section);
-    if (section->closed && section->calls == 0 && !section->held && section->windows == NULL)
+    if (section->closed && section->calls == 0 && !section->held && section->views == NULL)
         free(section);
 }
 
@@ -113,8 +109,8 @@ static int32_t new_section(int32_t access, int32_t flags, gio_section **out)
     section->file = INVALID_HANDLE_VALUE;
     section->held = 1;
     section->protection = protection(access, flags);
-    section->view = views[access] | (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0) |
-                    (flags & GIO_MAP_LARGE_PAGES ? VIEW_LARGE_PAGES : 0);
+    section->access = views[access] | (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0) |
+                      (flags & GIO_MAP_LARGE_PAGES ? VIEW_LARGE_PAGES : 0);
     *out = section;
     return 0;
 }
@@ -284,24 +280,29 @@ static void object_name(wchar_t *out, const wchar_t *kind, const wchar_t *name)
 }
 
 /* Not longer than Python may be kept from signals. */
-static int32_t enter_gate(const wchar_t *name, security *ours, HANDLE *gate)
+static int32_t lock_name(const wchar_t *name, security *ours, HANDLE *name_lock)
 {
     wchar_t full[NAME_CAPACITY];
 
-    object_name(full, L"gate-", name);
-    *gate = CreateMutexExW(&ours->attributes, full, 0, SYNCHRONIZE | MUTEX_MODIFY_STATE | READ_CONTROL);
-    if (*gate == NULL)
+    object_name(full, L"gate-", name); /* its name since there are names */
+    *name_lock = CreateMutexExW(&ours->attributes, full, 0, SYNCHRONIZE | MUTEX_MODIFY_STATE | READ_CONTROL);
+    if (*name_lock == NULL)
         return why_not_opened(GetLastError());
-    int32_t code = check_ours(*gate, ours);
+    int32_t code = check_ours(*name_lock, ours);
     if (code == 0) {
-        DWORD result = WaitForSingleObject(*gate, WAIT_MS);
+        DWORD result = WaitForSingleObject(*name_lock, WAIT_MS);
         if (result == WAIT_OBJECT_0 || result == WAIT_ABANDONED)
             return 0;
         code = result == WAIT_TIMEOUT ? GIO_E_INTERRUPTED : (int32_t)GetLastError();
     }
-    CloseHandle(*gate);
-    *gate = NULL;
+    CloseHandle(*name_lock);
     return code;
+}
+
+static void unlock_name(HANDLE name_lock)
+{
+    ReleaseMutex(name_lock);
+    CloseHandle(name_lock);
 }
 
 /* The bytes that a section has; not less than asked for, and rounded up to whole pages. */
@@ -321,42 +322,79 @@ static uint64_t find_size(HANDLE section)
     return (uint64_t)information.size.QuadPart;
 }
 
-static int32_t open_named(gio_section *section, const wchar_t *name, int32_t create, int32_t access, int32_t flags,
-                          uint64_t size, int32_t *created)
+/* Before others see it. Memory that is only reserved is committed so far. */
+static int32_t write_header(const gio_section *section, int32_t flags, const void *header, uint64_t header_bytes)
+{
+    SIZE_T mapped = (SIZE_T)(flags & GIO_MAP_LARGE_PAGES ? GetLargePageMinimum() : header_bytes);
+    int32_t code = 0;
+    void *start = MapViewOfFile(section->handle, section->access, 0, 0, mapped);
+
+    if (start == NULL)
+        return (int32_t)GetLastError();
+    if (flags & GIO_MAP_RESERVE && VirtualAlloc(start, (SIZE_T)header_bytes, MEM_COMMIT, section->protection) == NULL)
+        code = (int32_t)GetLastError();
+    else
+        memcpy(start, header, (size_t)header_bytes);
+    UnmapViewOfFile(start);
+    return code;
+}
+
+static int32_t create_named(gio_section *section, const wchar_t *full, security *ours, const void *header,
+                            uint64_t header_bytes, int32_t flags, uint64_t size, int32_t *created)
+{
+    section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, &ours->attributes,
+                                         section->protection | section_flags(flags), (DWORD)(size >> 32), (DWORD)size, full);
+    DWORD error = GetLastError();
+    if (section->handle == NULL)
+        return why_not_opened(error);
+    *created = error != ERROR_ALREADY_EXISTS;
+    int32_t code = check_ours(section->handle, ours);
+    return code == 0 && *created ? write_header(section, flags, header, header_bytes) : code;
+}
+
+static int32_t open_named(gio_section *section, const wchar_t *full, security *ours, int32_t access, int32_t flags)
+{
+    DWORD rights = SECTION_QUERY | READ_CONTROL |
+                   (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
+                   (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0);
+
+    section->handle = OpenFileMappingW(rights, FALSE, full);
+    return section->handle ? check_ours(section->handle, ours) : why_not_opened(GetLastError());
+}
+
+static int32_t of_named_memory(gio_section *section, const wchar_t *name, const void *header, uint64_t header_bytes,
+                               int32_t access, int32_t flags, uint64_t size, int32_t *created)
 {
     wchar_t full[NAME_CAPACITY];
     security ours;
-    DWORD error;
+    HANDLE name_lock;
     int32_t code = for_this_user_only(&ours);
 
     if (code == 0)
-        code = enter_gate(name, &ours, &section->gate);
+        code = lock_name(name, &ours, &name_lock);
     if (code)
         return code;
     object_name(full, L"name-", name);
-    if (create) {
-        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, &ours.attributes,
-                                             protection(access, flags) | section_flags(flags), (DWORD)(size >> 32),
-                                             (DWORD)size, full);
-        error = GetLastError();
-        *created = error != ERROR_ALREADY_EXISTS;
-    } else {
-        DWORD rights = SECTION_QUERY | READ_CONTROL |
-                       (access == GIO_MAP_WRITE ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ) |
-                       (flags & GIO_MAP_EXECUTE ? FILE_MAP_EXECUTE : 0);
-        section->handle = OpenFileMappingW(rights, FALSE, full);
-        error = GetLastError();
-    }
-    return section->handle ? check_ours(section->handle, &ours) : why_not_opened(error);
+    code = header ? create_named(section, full, &ours, header, header_bytes, flags, size, created)
+                  : open_named(section, full, &ours, access, flags);
+    unlock_name(name_lock);
+    return code;
 }
 
-int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, int32_t flags, uint64_t size,
-                              gio_section **out, gio_section_facts *facts)
+static int32_t of_nameless_memory(gio_section *section, int32_t flags, uint64_t size)
+{
+    section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, NULL, section->protection | section_flags(flags),
+                                         (DWORD)(size >> 32), (DWORD)size, NULL);
+    return section->handle ? 0 : (int32_t)GetLastError();
+}
+
+int32_t gio_section_of_memory(const void *name, const void *header, uint64_t header_bytes, int32_t access, int32_t flags,
+                              uint64_t size, gio_section **out, gio_section_facts *facts)
 {
     gio_section *section;
-    int32_t code = 0, created = 0;
+    int32_t code = 0, created = name == NULL;
 
-    if (flags & GIO_MAP_LARGE_PAGES && create) {
+    if (flags & GIO_MAP_LARGE_PAGES && (header || name == NULL)) {
         if (GetLargePageMinimum() == 0)
             return ERROR_NOT_SUPPORTED;
         code = gio_enable_privilege(L"SeLockMemoryPrivilege");
@@ -366,34 +404,16 @@ int32_t gio_section_of_memory(const void *name, int32_t create, int32_t access, 
         code = new_section(access, flags, &section);
     if (code)
         return code;
-    if (name) {
-        code = open_named(section, name, create, access, flags, size, &created);
-    } else {
-        created = 1;
-        section->handle = CreateFileMappingW(INVALID_HANDLE_VALUE, NULL, protection(access, flags) | section_flags(flags),
-                                             (DWORD)(size >> 32), (DWORD)size, NULL);
-        if (section->handle == NULL)
-            code = (int32_t)GetLastError();
-    }
+    code = name ? of_named_memory(section, name, header, header_bytes, access, flags, size, &created)
+                : of_nameless_memory(section, flags, size);
     if (code) {
         close_handles(section);
         free(section);
         return code;
     }
     tell(created ? size : find_size(section->handle), flags, created, facts);
-    if (!created)
-        gio_section_publish(section);
     *out = section;
     return 0;
-}
-
-void gio_section_publish(gio_section *section)
-{
-    if (section->gate == NULL)
-        return;
-    ReleaseMutex(section->gate);
-    CloseHandle(section->gate);
-    section->gate = NULL;
 }
 
 /* Files are made long enough, and memory is committed, when they are mapped. */
@@ -430,44 +450,47 @@ void gio_section_let_go(gio_section **place)
     *place = NULL;
 }
 
-/* ---- windows -------------------------------------------------------------------------------------------------- */
+/* ---- views ---------------------------------------------------------------------------------------------------- */
 
 int32_t gio_section_map(gio_section *section, uint64_t offset, uint64_t nbytes, void **address)
 {
-    window *made = malloc(sizeof *made);
+    view *made = malloc(sizeof *made);
     int32_t code = made ? enter(section) : ERROR_NOT_ENOUGH_MEMORY;
 
     if (code) {
         free(made);
         return code;
     }
-    made->address = MapViewOfFile(section->handle, section->view, (DWORD)(offset >> 32), (DWORD)offset, (SIZE_T)nbytes);
+    made->address = MapViewOfFile(section->handle, section->access, (DWORD)(offset >> 32), (DWORD)offset, (SIZE_T)nbytes);
     if (made->address == NULL) {
         code = (int32_t)GetLastError();
         free(made);
     } else {
         *address = made->address;
         lock_list();
-        made->next = section->windows;
-        section->windows = made;
+        made->next = section->views;
+        section->views = made;
         unlock_list();
     }
     leave(section);
     return code;
 }
 
-void gio_section_unmap(gio_section *section, uint64_t nbytes, void *address)
+void gio_section_unmap(gio_section *section, uint64_t nbytes, void **address)
 {
     (void)nbytes;
+    if (*address == NULL)
+        return; /* and there may be no section any more */
     lock_list();
-    window **at = &section->windows, *found;
-    while ((found = *at) != NULL && found->address != address)
+    view **at = &section->views, *found;
+    while ((found = *at) != NULL && found->address != *address)
         at = &found->next;
     if (found) {
         *at = found->next;
         free(found);
     }
-    UnmapViewOfFile(address);
+    UnmapViewOfFile(*address);
+    *address = NULL;
     settle(section);
     unlock_list();
 }
@@ -494,8 +517,8 @@ int32_t gio_section_flush_all(gio_section *section)
     int32_t code = enter(section);
     if (code)
         return code;
-    lock_list(); /* no window goes meanwhile; this begins to write and does not wait */
-    for (const window *at = section->windows; at && code == 0; at = at->next)
+    lock_list(); /* no view goes meanwhile; this begins to write and does not wait */
+    for (const view *at = section->views; at && code == 0; at = at->next)
         if (!FlushViewOfFile(at->address, 0))
             code = (int32_t)GetLastError();
     unlock_list();
@@ -555,7 +578,7 @@ int32_t gio_section_committed(gio_section *section, void *address, uint64_t offs
 
 /* ---- copies ---------------------------------------------------------------------------------------------------- */
 
-int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, void *memory, uint64_t nbytes,
+int32_t gio_section_copy(gio_section *section, int32_t direction, void *view, void *memory, uint64_t nbytes,
                          uint64_t end)
 {
     int32_t code = enter(section);
@@ -567,10 +590,10 @@ int32_t gio_section_copy(gio_section *section, int32_t direction, void *window, 
         return code;
     direction &= GIO_WRITE;
     if (plainly)
-        memcpy(direction == GIO_READ ? memory : window, direction == GIO_READ ? window : memory, (size_t)nbytes);
-    else if (direction == GIO_READ && !ReadProcessMemory(GetCurrentProcess(), window, memory, (SIZE_T)nbytes, &done))
+        memcpy(direction == GIO_READ ? memory : view, direction == GIO_READ ? view : memory, (size_t)nbytes);
+    else if (direction == GIO_READ && !ReadProcessMemory(GetCurrentProcess(), view, memory, (SIZE_T)nbytes, &done))
         code = ERROR_READ_FAULT;
-    else if (direction == GIO_WRITE && !WriteProcessMemory(GetCurrentProcess(), window, memory, (SIZE_T)nbytes, &done))
+    else if (direction == GIO_WRITE && !WriteProcessMemory(GetCurrentProcess(), view, memory, (SIZE_T)nbytes, &done))
         code = ERROR_WRITE_FAULT;
     if (section->file != INVALID_HANDLE_VALUE && GetFileSizeEx(section->file, &size) && (uint64_t)size.QuadPart < end)
         code = GIO_E_SHRUNK; /* over a network, by somebody whose system does not know of us */

@@ -101,11 +101,9 @@ int32_t gio_pages_allocate(uint64_t nbytes, int32_t huge, void **address, uint64
 static int32_t populate(void *begin, size_t nbytes)
 {
     enum { POPULATE_WRITE = 23 };
-    int result;
-    do
-        result = madvise(begin, nbytes, POPULATE_WRITE);
-    while (result < 0 && (errno == EINTR || errno == EAGAIN));
-    return result < 0 ? errno : 0;
+    if (madvise(begin, nbytes, POPULATE_WRITE) == 0)
+        return 0;
+    return errno == EINTR || errno == EAGAIN ? GIO_E_INTERRUPTED : errno;
 }
 
 /* Another thread may be writing there: an atomic addition loses nothing of it, and changes nothing. The compiler is not to
@@ -200,13 +198,25 @@ int64_t gio_deadline_ns(int64_t timeout_ns)
 static uint64_t fork_count;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void in_parent(void) { gio_registered_after_fork(); }
+static void before_fork(void)
+{
+    gio_registered_before_fork();
+    gio_staging_before_fork();
+}
+static void in_parent(void)
+{
+    gio_staging_after_fork(0);
+    gio_registered_after_fork();
+}
 static void in_child(void) /* which has one thread */
 {
     fork_count++;
+    gio_staging_after_fork(1);
     gio_registered_after_fork();
 }
-static void watch_forks(void) { pthread_atfork(gio_registered_before_fork, in_parent, in_child); }
+static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
+
+void gio_publish(int64_t *place, int64_t value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
 
 uint64_t gio_fork_count(void)
 {
@@ -217,6 +227,7 @@ uint64_t gio_fork_count(void)
 /* ---- codes --------------------------------------------------------------------------------------------- */
 
 int gio_code_is_transient(int32_t code) { return code == EINTR || code == EAGAIN; }
+int gio_code_is_for_now(int32_t code) { return code == EAGAIN; }
 int gio_code_is_cancelled(int32_t code) { return code == ECANCELED; }
 
 int gio_code_is_doubtful(int32_t code) { return code == EIO; } /* errseq_t: one for each file */
@@ -247,27 +258,32 @@ struct file_status {
     uint64_t unused_2[12];
 };
 _Static_assert(sizeof(struct file_status) == 256, "struct statx");
+_Static_assert(offsetof(struct file_status, mount) == 0x90, "struct statx");
 _Static_assert(offsetof(struct file_status, direct_memory_alignment) == 0x98, "struct statx");
 
-enum { MASK_DIRECT_ALIGNMENT = 0x2000 }; /* STATX_DIOALIGN */
+enum { MASK_TYPE = 1, MASK_DIRECT_ALIGNMENT = 0x2000, MASK_MOUNT = 0x4000 }; /* STATX_TYPE, _DIOALIGN, _MNT_ID_UNIQUE */
 
-/* Of a disk, or of the disk that a partition is on. File systems over several devices have none. */
-static uint64_t find_device_segments(uint32_t major, uint32_t minor)
+static int read_status(int folder, const char *path, int flags, struct file_status *status)
 {
-    static const char *const places[] = {"queue", "../queue"};
-    char path[80], digits[24];
+    memset(status, 0, sizeof *status);
+    return syscall(SYS_statx, (long)folder, path, (long)flags, (long)(MASK_TYPE | MASK_DIRECT_ALIGNMENT | MASK_MOUNT),
+                   status) == 0;
+}
 
-    for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%s/max_segments", major, minor, places[i]);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            continue;
-        ssize_t count = read(fd, digits, sizeof digits - 1);
-        close(fd);
-        digits[count > 0 ? count : 0] = 0;
-        return strtoull(digits, NULL, 10);
-    }
-    return 0;
+static uint64_t mount_of(const struct file_status *status) { return status->mask & MASK_MOUNT ? status->mount : 0; }
+
+uint64_t gio_mount_of(const void *path)
+{
+    struct file_status status;
+    return read_status(AT_FDCWD, path, 0, &status) ? mount_of(&status) : 0;
+}
+
+/* Of the device that a file lies on, or that it is. */
+static uint64_t find_device_segments(const struct file_status *status)
+{
+    if (S_ISBLK(status->mode))
+        return gio_device_segments(0, status->special_major, status->special_minor);
+    return gio_device_segments(mount_of(status), status->device_major, status->device_minor);
 }
 
 /* What the page cache writes back as one where it is larger than a page (XFS). Network file systems tell what they like to
@@ -279,22 +295,18 @@ static uint64_t block_of(const struct statfs *volume)
     return block <= BLOCK_BYTES_MAX && (block & (block - 1)) == 0 ? block : 0;
 }
 
-static int32_t find_alignment(int fd, gio_file_facts *facts)
+static int32_t find_alignment(int fd, struct file_status *status, gio_file_facts *facts)
 {
-    struct file_status status;
     struct statfs volume;
 
-    memset(&status, 0, sizeof status);
     if (fstatfs(fd, &volume) == 0) {
         facts->file_system = (uint64_t)volume.f_type & 0xffffffff;
         facts->block_bytes = block_of(&volume);
     }
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, MASK_DIRECT_ALIGNMENT, &status) == 0 &&
-        (status.mask & MASK_DIRECT_ALIGNMENT)) {
+    if (read_status(fd, "", AT_EMPTY_PATH, status) && (status->mask & MASK_DIRECT_ALIGNMENT)) {
         facts->alignment_told = 1;
-        facts->device_segments = find_device_segments(status.device_major, status.device_minor);
-        facts->offset_alignment = status.direct_offset_alignment;
-        facts->memory_alignment = status.direct_memory_alignment;
+        facts->offset_alignment = status->direct_offset_alignment;
+        facts->memory_alignment = status->direct_memory_alignment;
         if (facts->offset_alignment == 0 || facts->memory_alignment == 0)
             return EOPNOTSUPP; /* told: there is none */
         return gio_max(facts->offset_alignment, facts->memory_alignment) > GIO_STAGE_BYTES ? GIO_E_COARSE : 0;
@@ -397,13 +409,16 @@ static int32_t open_ordinary(const char *path, int flags, int32_t create, int *f
 /* Opens the same inode again, for direct I/O. */
 static int32_t open_direct(int ordinary, int flags, int *fd, gio_file_facts *facts)
 {
-    int32_t code = find_alignment(ordinary, facts);
+    struct file_status status;
+    int32_t code = find_alignment(ordinary, &status, facts);
 
     if (code)
         return code;
     *fd = gio_reopen(ordinary, flags | O_DIRECT);
-    if (*fd >= 0)
+    if (*fd >= 0) {
+        facts->device_segments = facts->alignment_told ? find_device_segments(&status) : 0;
         return 0;
+    }
     return errno == ENOENT || errno == ENOTDIR ? GIO_E_NO_PROC : errno; /* the file is there: it is open */
 }
 
@@ -415,49 +430,64 @@ static void remove_created(const char *path, int fd)
         unlink(path);
 }
 
+static int32_t truncate_unlocked(gio_file *file)
+{
+    struct stat status;
+
+    if (fstat((int)file->buffered_handle, &status) < 0)
+        return errno;
+    if (!S_ISREG(status.st_mode)) /* a device has the size it has */
+        return 0;
+    int32_t code = gio_locks_check_resize(file, (uint64_t)status.st_size, 0);
+    return code ? code : gio_os_file_resize(file, 0);
+}
+
+/* Makes of the ordinary descriptor the one or two that the file is to have. */
+static int32_t open_transfers(int ordinary, int flags, int32_t direct, int *transfers, gio_file_facts *facts)
+{
+    struct file_status unused;
+    int around;
+
+    *transfers = ordinary;
+    if (direct == GIO_DIRECT_NO) {
+        find_alignment(ordinary, &unused, facts); /* the rules of write_gather are the same for buffered files */
+        facts->direct_code = GIO_E_NOT_ASKED;
+        return 0;
+    }
+    facts->direct_code = open_direct(ordinary, flags, &around, facts);
+    facts->direct = facts->direct_code == 0;
+    if (facts->direct)
+        *transfers = around;
+    return direct == GIO_DIRECT_YES ? facts->direct_code : 0;
+}
+
 int32_t gio_os_file_open(gio_file *file, const void *path, int32_t access, int32_t create, int32_t direct,
                          int32_t durable, gio_file_facts *facts)
 {
     int flags = access == GIO_ACCESS_READ ? O_RDONLY : access == GIO_ACCESS_WRITE ? O_WRONLY : O_RDWR;
-    int ordinary = -1, around = -1, created;
+    int ordinary = -1, transfers = -1, created;
 
     memset(facts, 0, sizeof *facts);
     if (durable)
         flags |= O_DSYNC;
     int32_t code = open_ordinary(path, flags, create, &ordinary, &created);
-    if (code == 0) {
-        if (direct == GIO_DIRECT_NO) {
-            find_alignment(ordinary, facts); /* the rules of write_gather are the same for buffered files */
-            facts->direct_code = GIO_E_NOT_ASKED;
-        } else {
-            facts->direct_code = open_direct(ordinary, flags, &around, facts);
-            facts->direct = facts->direct_code == 0;
-        }
-        if (direct == GIO_DIRECT_YES)
-            code = facts->direct_code;
-    }
-    if (code == 0 && create == GIO_OPEN_TRUNCATE && !created) {
-        struct stat status;
-        file->buffered_handle = ordinary;
-        if (fstat(ordinary, &status) == 0 && S_ISREG(status.st_mode))
-            code = gio_locks_check(file, GIO_WRITE, 0, (uint64_t)status.st_size, 1);
-        if (code == 0 && S_ISREG(status.st_mode))
-            code = gio_os_file_resize(file, 0);
-    }
-    if (code) {
-        if (around >= 0)
-            close(around);
-        if (ordinary >= 0 && created)
-            remove_created(path, ordinary);
-        if (ordinary >= 0)
-            close(ordinary);
-        return code;
-    }
-    facts->created = created;
-    file->writes_through = durable; /* O_DSYNC */
+    if (code == 0)
+        code = open_transfers(ordinary, flags, direct, &transfers, facts);
     file->buffered_handle = ordinary;
-    file->handle = facts->handle = around >= 0 ? around : ordinary;
-    return 0;
+    file->handle = facts->handle = transfers;
+    file->writes_through = durable; /* O_DSYNC */
+    facts->created = created;
+    if (code == 0 && create == GIO_OPEN_TRUNCATE && !created)
+        code = truncate_unlocked(file);
+    if (code == 0)
+        return 0;
+    if (transfers >= 0 && transfers != ordinary)
+        close(transfers);
+    if (ordinary >= 0 && created)
+        remove_created(path, ordinary);
+    if (ordinary >= 0)
+        close(ordinary);
+    return code;
 }
 
 /* ---- files: length and stable storage ------------------------------------------------------------------ */
@@ -510,6 +540,8 @@ int gio_is_too_much(int fd, uint64_t nbytes)
         room = gio_max(room, volume.f_bfree);
     return block != 0 && (nbytes - 1) / block >= room;
 }
+
+const int32_t gio_reserve_is_alone = 0;
 
 /* Looks before it tries: where there is too little, ext4 takes all that there is and then fails; and what it took cannot be
  * given back before the file is closed (gio_free_behind_end). */
@@ -633,7 +665,20 @@ int32_t gio_os_file_close(gio_file *file, int32_t gives_back)
 
 /* ---- transfers in the calling thread -------------------------------------------------------------------- */
 
-/* By number, for musl has their names since 1.2.5 only. The 0 behind the offset is its upper half, of 32-bit systems. */
+/* What a system says that does not have these calls, or not this flag, or forbids them: Linux before 4.7, a sandbox. */
+static int is_refused_call(int code) { return code == ENOSYS || code == EOPNOTSUPP || code == EPERM; }
+
+/* By number, for musl has their names since 1.2.5 only. The 0 behind the offset is its upper half, of 32-bit systems. Where they
+ * are refused the older calls do the same: a file that is to be durable was opened with O_DSYNC. */
+static long transfer(int writes, int fd, const struct iovec *vector, int count, off_t offset, int durable)
+{
+    long flags = writes && durable ? RWF_DSYNC : 0;
+    long result = syscall(writes ? SYS_pwritev2 : SYS_preadv2, (long)fd, vector, (long)count, (long)offset, 0L, flags);
+
+    if (result >= 0 || !is_refused_call(errno))
+        return result;
+    return writes ? pwritev(fd, vector, count, offset) : preadv(fd, vector, count, offset);
+}
 
 int64_t gio_os_transfer(const gio_request *request)
 {
@@ -641,16 +686,15 @@ int64_t gio_os_transfer(const gio_request *request)
     int count = (int)(request->segment_count - request->segment_first);
     int fd = (int)gio_request_handle(request);
     off_t offset = (off_t)(request->piece.file_offset + request->from);
+    const gio_operation *operation = request->operation;
     long result;
 
     if (request->verb == GIO_WRITE_BACK)
         result = sync_file_range(fd, (off_t)request->write_back.begin,
                                  (off_t)(request->write_back.end - request->write_back.begin),
                                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
-    else if (request->operation->direction == GIO_WRITE)
-        result = syscall(SYS_pwritev2, fd, vector, count, offset, 0, request->operation->file->durable ? RWF_DSYNC : 0);
     else
-        result = syscall(SYS_preadv2, fd, vector, count, offset, 0, 0);
+        result = transfer(operation->direction == GIO_WRITE, fd, vector, count, offset, operation->file->durable);
     return result < 0 ? -(int64_t)errno : result;
 }
 
@@ -714,6 +758,12 @@ void gio_event_free(gio_event *event)
         return;
     close(event->fd);
     free(event);
+}
+
+void gio_event_let_go(gio_event **place)
+{
+    gio_event_free(*place);
+    *place = NULL;
 }
 
 /* ---- what this system has ------------------------------------------------------------------------------- */

@@ -25,6 +25,9 @@ int gio_leases_bind_all(uint64_t file_system);
 /* Frees what is reserved behind the end of the file, if there is a lease to be had. */
 void gio_free_behind_end(int fd);
 
+/* device_linux.c: pieces of memory in one request of a device; 0: not told. `mount`: see gio_mount_of. */
+uint64_t gio_device_segments(uint64_t mount, uint32_t major, uint32_t minor);
+
 /* mapping_linux.c: whether this process has mapped the file, which must then not become shorter. */
 int gio_is_mapped(uint64_t device, uint64_t inode);
 

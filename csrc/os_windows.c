@@ -135,10 +135,11 @@ static int32_t slab_allocate(uint64_t nbytes, void **address)
     if (slab == NULL) {
         code = ERROR_NOT_ENOUGH_MEMORY;
     } else {
-        *address = slab->base + (uint64_t)first * page_bytes();
-        if (VirtualAlloc(*address, (SIZE_T)nbytes, MEM_COMMIT, PAGE_READWRITE) == NULL) {
+        void *pages = slab->base + (uint64_t)first * page_bytes();
+        if (VirtualAlloc(pages, (SIZE_T)nbytes, MEM_COMMIT, PAGE_READWRITE) == NULL) {
             code = (int32_t)GetLastError();
         } else {
+            *address = pages;
             memset(&slab->taken[first], 1, count);
             slab->used += count;
         }
@@ -292,11 +293,14 @@ int64_t gio_deadline_ns(int64_t timeout_ns)
     return timeout_ns < 0 || timeout_ns > INT64_MAX - now_ns ? -1 : now_ns + timeout_ns;
 }
 
+void gio_publish(int64_t *place, int64_t value) { InterlockedExchange64(place, value); }
+
 uint64_t gio_fork_count(void) { return 0; } /* Windows has no fork */
 
 /* ---- codes ---------------------------------------------------------------------------------------------- */
 
 int gio_code_is_transient(int32_t code) { return code == ERROR_RETRY; }
+int gio_code_is_for_now(int32_t code) { return code == ERROR_RETRY; }
 int gio_code_is_cancelled(int32_t code) { return code == ERROR_OPERATION_ABORTED; }
 
 int gio_code_is_doubtful(int32_t code)
@@ -348,6 +352,12 @@ static int find_folder(HANDLE handle, wchar_t *path, DWORD capacity)
     return length != 0;
 }
 
+uint64_t gio_mount_of(const void *path)
+{
+    (void)path; /* a volume has a serial number instead */
+    return 0;
+}
+
 enum { PATH_CAPACITY = 32768 }; /* characters; no path of Windows is longer */
 
 /* The sector of the volume that the file is on; 0 where nobody tells. */
@@ -383,6 +393,21 @@ static void find_facts(gio_file *file, HANDLE handle, gio_file_facts *facts)
         file->may_block = (information.dwFileAttributes & (FILE_ATTRIBUTE_COMPRESSED | FILE_ATTRIBUTE_ENCRYPTED)) != 0;
 }
 
+/* A handle beside the first one that goes around the cache; INVALID_HANDLE_VALUE, and the reason in the facts. */
+static HANDLE open_around(HANDLE first, DWORD rights, DWORD flags, gio_file_facts *facts)
+{
+    HANDLE around = INVALID_HANDLE_VALUE;
+
+    if (facts->offset_alignment > GIO_STAGE_BYTES) {
+        facts->direct_code = GIO_E_COARSE;
+    } else {
+        around = ReOpenFile(first, rights, SHARING, flags | FILE_FLAG_NO_BUFFERING);
+        facts->direct_code = around == INVALID_HANDLE_VALUE ? (int32_t)GetLastError() : 0;
+    }
+    facts->direct = around != INVALID_HANDLE_VALUE;
+    return around;
+}
+
 /* Makes of the first handle those that the file is to have. */
 static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t durable, HANDLE *transfers,
                             HANDLE *ragged, gio_file_facts *facts)
@@ -394,11 +419,8 @@ static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t 
         facts->direct_code = GIO_E_NOT_ASKED;
         return 0;
     }
-    HANDLE around = facts->offset_alignment > GIO_STAGE_BYTES
-                        ? INVALID_HANDLE_VALUE
-                        : ReOpenFile(first, rights, SHARING, flags | FILE_FLAG_NO_BUFFERING);
-    if (around != INVALID_HANDLE_VALUE) {
-        facts->direct = 1;
+    HANDLE around = open_around(first, rights, flags, facts);
+    if (facts->direct) {
         *transfers = around;
         if (!(rights & GENERIC_WRITE)) { /* no ragged ends */
             CloseHandle(first);
@@ -406,7 +428,6 @@ static int32_t open_handles(HANDLE first, DWORD rights, int32_t direct, int32_t 
         }
         return 0;
     }
-    facts->direct_code = facts->offset_alignment > GIO_STAGE_BYTES ? GIO_E_COARSE : (int32_t)GetLastError();
     if (direct == GIO_DIRECT_YES)
         return facts->direct_code;
     HANDLE plain = ReOpenFile(first, rights, SHARING, flags); /* the first one writes through */
@@ -432,7 +453,7 @@ static int32_t truncate_unlocked(gio_file *file)
     uint64_t size = 0;
     int32_t code = gio_os_file_size(file, &size);
     if (code == 0)
-        code = gio_locks_check(file, GIO_WRITE, 0, size, 1);
+        code = gio_locks_check_resize(file, size, 0);
     return code ? code : gio_os_file_resize(file, 0);
 }
 
@@ -532,13 +553,12 @@ static int32_t allocate(HANDLE handle, uint64_t size, int32_t *reserved)
 
 /* A write under way, or started meanwhile, could make the file longer between the look at its end and the allocation. Against
  * a write of somebody else's behind `size` just then Windows has nothing. */
+const int32_t gio_reserve_is_alone = 1;
+
 int32_t gio_os_file_reserve(gio_file *file, uint64_t size, int32_t *reserved)
 {
     *reserved = 0;
-    gio_mutex_lock(&file->queue->mutex);
-    int32_t code = file->operations != 0 ? GIO_E_TIMEOUT : allocate(as_handle(file->buffered_handle), size, reserved);
-    gio_mutex_unlock(&file->queue->mutex);
-    return code;
+    return allocate(as_handle(file->buffered_handle), size, reserved);
 }
 
 int32_t gio_os_file_flush(gio_file *file)
@@ -697,6 +717,12 @@ void gio_event_free(gio_event *event)
         return;
     CloseHandle(event->handle);
     free(event);
+}
+
+void gio_event_let_go(gio_event **place)
+{
+    gio_event_free(*place);
+    *place = NULL;
 }
 
 /* ---- what this system has ------------------------------------------------------------------------------- */

@@ -11,20 +11,21 @@
 #include "internal.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-typedef struct {
+typedef struct gio_kept {
+    struct gio_kept *next;           /* in the same bucket */
+    struct gio_kept *of_queue, **at; /* the next in the list of its queue, and what points here in it */
     gio_queue *queue;
     gio_segment memory;
     uint64_t number; /* of those noted so far */
 } kept;
 
-/* Zeros are an unlocked mutex on both systems. Before any other mutex, and held for the look into the table alone; but for
- * the moment of a fork. */
+/* By address, so that who frees memory finds what is kept of it at once, however much is kept. Zeros are an unlocked mutex on
+ * both systems. Before any other mutex, and held for the look into the table alone; but for the moment of a fork. */
 static struct {
     gio_mutex mutex;
-    kept *kept;
-    uint64_t count, room, numbers;
+    kept **buckets; /* twice as many whenever there are as many entries */
+    uint64_t room, count, bytes, numbers;
 } table;
 
 /* ---- one queue ------------------------------------------------------------------------------------------- */
@@ -78,59 +79,86 @@ void gio_unregister(gio_registration *made, void *address)
 
 /* ---- the table of what is kept. Its mutex is held -------------------------------------------------------- */
 
-static int is_kept(const gio_queue *queue, uint64_t address)
+/* Allocations begin on pages; the multiplication (by 2^64 over the golden ratio) spreads what is regular. */
+static kept **bucket_of(kept **buckets, uint64_t room, uint64_t address)
 {
-    uint64_t i = 0;
-    while (i < table.count && (table.kept[i].queue != queue || table.kept[i].memory.address != address))
-        i++;
-    return i < table.count;
+    return &buckets[(address >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> 32 & (room - 1)];
 }
 
-/* Notes it, if it may be kept: `most` bytes of all queues, and so many pieces of each. */
+/* What is kept of the allocation at this address, by this queue or (NULL) by any; NULL: nothing. */
+static kept *find(const gio_queue *queue, uint64_t address)
+{
+    kept *at = table.room ? *bucket_of(table.buckets, table.room, address) : NULL;
+    while (at && (at->memory.address != address || (queue && at->queue != queue)))
+        at = at->next;
+    return at;
+}
+
+static int32_t grow(void)
+{
+    uint64_t room = gio_max(16, 2 * table.room);
+    kept **buckets = calloc((size_t)room, sizeof *buckets);
+
+    if (buckets == NULL)
+        return gio_code_no_memory();
+    for (uint64_t i = 0; i < table.room; i++)
+        for (kept *at = table.buckets[i], *next; at; at = next) {
+            kept **bucket = bucket_of(buckets, room, at->memory.address);
+            next = at->next;
+            at->next = *bucket;
+            *bucket = at;
+        }
+    free(table.buckets);
+    table.buckets = buckets;
+    table.room = room;
+    return 0;
+}
+
+/* Whether it may be kept: `most` bytes of all queues, and so many pieces of each. */
+static int may_keep(const gio_queue *queue, uint64_t nbytes, uint64_t most)
+{
+    if (queue->kept_count == GIO_KEPT_MAX || table.bytes > most || nbytes > most - table.bytes)
+        return 0;
+    return queue->kept_refused == 0 || nbytes < queue->kept_refused; /* to be refused takes as long as to be granted */
+}
+
+/* Puts it into the table, if it may be kept. */
 static int32_t note(gio_queue *queue, gio_segment memory, uint64_t most)
 {
-    uint64_t kept_bytes = 0, pieces = 0;
-
-    for (uint64_t i = 0; i < table.count; i++) {
-        kept_bytes += table.kept[i].memory.length;
-        pieces += table.kept[i].queue == queue;
-    }
-    if (pieces == GIO_KEPT_MAX || kept_bytes > most || memory.length > most - kept_bytes)
+    if (!may_keep(queue, memory.length, most))
         return GIO_E_TABLE_FULL;
-    if (queue->kept_refused && memory.length >= queue->kept_refused) /* to be refused takes as long as to be granted */
-        return GIO_E_TABLE_FULL;
-    if (table.count == table.room) {
-        uint64_t room = gio_max(16, 2 * table.room);
-        kept *grown = realloc(table.kept, (size_t)room * sizeof *grown);
-        if (grown == NULL)
-            return gio_code_no_memory();
-        table.kept = grown;
-        table.room = room;
-    }
-    table.kept[table.count++] = (kept){queue, memory, ++table.numbers};
+    int32_t code = table.count == table.room ? grow() : 0;
+    kept *made = code ? NULL : malloc(sizeof *made);
+    if (made == NULL)
+        return gio_code_no_memory();
+    kept **bucket = bucket_of(table.buckets, table.room, memory.address);
+    *made = (kept){*bucket, queue->kept, &queue->kept, queue, memory, ++table.numbers};
+    *bucket = made;
+    if (queue->kept)
+        queue->kept->at = &made->of_queue;
+    queue->kept = made;
+    queue->kept_count++;
+    table.count++;
+    table.bytes += memory.length;
     return 0;
 }
 
-/* Where it stands, or `count`: it has been taken out since it was noted. */
-static uint64_t place_of(uint64_t number)
+static kept take_out(kept *entry)
 {
-    uint64_t i = 0;
-    while (i < table.count && table.kept[i].number != number)
-        i++;
-    return i;
-}
+    kept taken = *entry, **link = bucket_of(table.buckets, table.room, entry->memory.address);
 
-/* Takes one out that begins in the range, of this queue or (NULL) of any. 0: there is none. */
-static int take_out(const gio_queue *queue, uint64_t address, uint64_t nbytes, kept *taken)
-{
-    for (uint64_t i = 0; i < table.count; i++)
-        if (table.kept[i].memory.address - address < nbytes && (queue == NULL || table.kept[i].queue == queue)) {
-            *taken = table.kept[i];
-            table.kept[i] = table.kept[--table.count];
-            taken->queue->kept_refused = 0;
-            return 1;
-        }
-    return 0;
+    while (*link != entry)
+        link = &(*link)->next;
+    *link = entry->next;
+    *entry->at = entry->of_queue;
+    if (entry->of_queue)
+        entry->of_queue->at = entry->at;
+    free(entry);
+    taken.queue->kept_count--;
+    taken.queue->kept_refused = 0;
+    table.count--;
+    table.bytes -= taken.memory.length;
+    return taken;
 }
 
 /* ---- keeping and giving up ------------------------------------------------------------------------------- */
@@ -145,7 +173,7 @@ int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_
     if (queue->backend->add_memory == NULL)
         return GIO_E_UNREGISTRABLE;
     gio_mutex_lock(&table.mutex);
-    int was_kept = is_kept(queue, memory.address);
+    int was_kept = find(queue, memory.address) != NULL;
     code = was_kept ? 0 : note(queue, memory, most); /* noted first: nobody else does the same meanwhile */
     uint64_t number = table.numbers;
     gio_mutex_unlock(&table.mutex);
@@ -153,45 +181,55 @@ int32_t gio_queue_keep(gio_queue *queue, void *address, uint64_t nbytes, uint64_
         return code;
     code = gio_registered_add(queue, address, nbytes);
     gio_mutex_lock(&table.mutex);
-    uint64_t place = place_of(number);
-    int was_given_up = place == table.count; /* by a fork, before there was anything */
-    if (code) {
+    kept *entry = find(queue, memory.address);
+    int was_given_up = entry == NULL || entry->number != number; /* by a fork, before there was anything */
+    if (code && !was_given_up)
+        take_out(entry);
+    if (code)
         queue->kept_refused = memory.length;
-        if (!was_given_up)
-            table.kept[place] = table.kept[--table.count];
-    }
     gio_mutex_unlock(&table.mutex);
     if (code == 0 && was_given_up)
         remove_memory(queue, memory);
     return code;
 }
 
+/* 0: nothing is kept of it. */
+static int give_up(uint64_t address)
+{
+    gio_mutex_lock(&table.mutex);
+    kept *entry = find(NULL, address), taken;
+    if (entry) {
+        taken = take_out(entry);
+        gio_queue_count_holder(taken.queue, +1);
+    }
+    gio_mutex_unlock(&table.mutex);
+    if (entry == NULL)
+        return 0;
+    remove_memory(taken.queue, taken.memory);
+    gio_queue_count_holder(taken.queue, -1);
+    return 1;
+}
+
 void gio_pages_free(uint64_t allocated, void *address)
 {
-    kept taken;
-
     gio_fork_count(); /* from now on forks find our mutex unlocked */
-    for (;;) {
-        gio_mutex_lock(&table.mutex);
-        int found = take_out(NULL, (uint64_t)(uintptr_t)address, allocated, &taken);
-        if (found)
-            gio_queue_count_holder(taken.queue, +1);
-        gio_mutex_unlock(&table.mutex);
-        if (!found)
-            break;
-        remove_memory(taken.queue, taken.memory);
-        gio_queue_count_holder(taken.queue, -1);
-    }
+    while (give_up((uint64_t)(uintptr_t)address))
+        continue;
     gio_os_pages_free(address, allocated);
 }
 
-void gio_registered_forget(const gio_queue *queue)
+void gio_pages_let_go(const uint64_t *allocated, void **address)
 {
-    kept taken;
+    if (*address)
+        gio_pages_free(*allocated, *address);
+    *address = NULL;
+}
 
+void gio_registered_forget(gio_queue *queue)
+{
     gio_mutex_lock(&table.mutex);
-    while (take_out(queue, 0, UINT64_MAX, &taken))
-        continue;
+    while (queue->kept)
+        take_out(queue->kept);
     gio_mutex_unlock(&table.mutex);
 }
 
@@ -199,11 +237,12 @@ void gio_registered_forget(const gio_queue *queue)
 
 void gio_registered_before_fork(void)
 {
-    kept taken;
-
     gio_mutex_lock(&table.mutex);
-    while (take_out(NULL, 0, UINT64_MAX, &taken))
-        remove_memory(taken.queue, taken.memory);
+    for (uint64_t i = 0; i < table.room && table.count != 0; i++)
+        while (table.buckets[i]) {
+            kept taken = take_out(table.buckets[i]);
+            remove_memory(taken.queue, taken.memory);
+        }
 }
 
 /* The child has no use for its parent's queues, and there is nothing of them in the table. */

@@ -1,5 +1,5 @@
-/* workers.c: a small pool of threads that carry out requests one system call each, for the backend `threads` and for
- * files that another backend cannot serve.
+/* workers.c: a small pool of threads that carry out requests one system call each, for the backend `threads`, for files that
+ * another backend cannot serve, and for calls (GIO_CALL), which block.
  *
  * A started request is put on a list; a worker takes it off, does the system call without the lock, returns the
  * result and lets the queue advance, so that completions need nobody to fetch them. Workers are made as requests
@@ -34,13 +34,17 @@ static void *worker(void *argument)
             if (workers->stop)
                 break;
             workers->idle++;
-            gio_condition_wait(&workers->work, &queue->mutex, -1);
+            gio_condition_wait(&workers->work, &queue->mutex, gio_refused_until(queue, -1));
             workers->idle--;
+            if (queue->refused) {
+                gio_queue_advance(queue);
+                gio_queue_call_attention(queue);
+            }
             continue;
         }
         workers->waiting--;
         gio_mutex_unlock(&queue->mutex);
-        int64_t result = gio_os_transfer(request);
+        int64_t result = gio_request_carry_out(request);
         gio_mutex_lock(&queue->mutex);
         gio_request_returned(queue, request, result);
         gio_queue_advance(queue);
@@ -107,6 +111,8 @@ void gio_workers_start(gio_queue *queue, gio_request *request)
              gio_thread_start(&workers->threads[workers->count], worker, workers) == 0)
         workers->count++; /* where no thread can be had, those there are do it all */
 }
+
+void gio_workers_wake(gio_workers *workers) { gio_condition_wake_one(&workers->work); }
 
 /* What no worker has taken yet ends here; the rest runs to its end. */
 void gio_workers_cancel(gio_queue *queue, gio_request *request)

@@ -36,7 +36,7 @@ from fuse import Fuse
 from oracle import BACKENDS, ON_WINDOWS, ON_WINE, skip_on_windows
 
 import gatherio as gio
-from gatherio import npy
+from gatherio._formats import npy
 
 collect_ignore = [] if ON_WINDOWS else WINDOWS_ONLY
 

@@ -26,8 +26,8 @@ import pytest
 from whole_run import ENDED
 
 import gatherio as gio
+from gatherio._memory.pages import PAGE_SIZE
 from gatherio._native import lib
-from gatherio.pages import PAGE_SIZE
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = PAGE_SIZE
@@ -193,7 +193,7 @@ _WINDOWS_CODES = {
     errno.EINVAL: 87,  # ERROR_INVALID_PARAMETER
     errno.ENOMEM: 8,  # ERROR_NOT_ENOUGH_MEMORY
     errno.EACCES: 5,  # ERROR_ACCESS_DENIED
-    errno.EBADF: 5,  # of a handle opened for the other direction
+    errno.EBADF: 6,  # ERROR_INVALID_HANDLE
     errno.EFBIG: 223,  # ERROR_FILE_TOO_LARGE
     errno.EPERM: 1314,  # ERROR_PRIVILEGE_NOT_HELD
     0: 0,
@@ -206,8 +206,11 @@ def native_code(number: int) -> int:
 
 
 def set_fault(queue: gio.CompletionQueue, kind: str, after: int = 0, count: int = 2**62, value: int = 0) -> None:
-    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL (an errno) or HOLD."""
-    if kind == "FAIL":
+    """From the `after`-th next request on, `count` of them meet the fault NONE, SHORT, FAIL (an errno) or HOLD.
+
+    STAGE (an errno): so many staging buffers cannot be had.
+    """
+    if kind in ("FAIL", "STAGE"):
         value = native_code(value)
     assert lib.gio_queue_fault(queue._native, getattr(lib, f"GIO_FAULT_{kind}"), after, count, value) == 0
 

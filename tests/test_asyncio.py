@@ -444,6 +444,7 @@ def test_the_readers_go_when_the_queue_is_closed_in_another_thread(
 
 
 @not_on_windows("no loop there can watch what we have")
+@pytest.mark.filterwarnings("ignore:unclosed <gatherio.CompletionQueue:ResourceWarning")
 def test_the_readers_go_when_the_queue_is_dropped(watching: Watching, disk_dir: Path, backend: str) -> None:
     async def use() -> weakref.ref[gio.CompletionQueue]:
         queue = gio.CompletionQueue(backend=backend)

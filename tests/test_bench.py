@@ -1,4 +1,4 @@
-"""`gatherio bench`: it runs, it says what it could not measure, it keeps to its limits and leaves nothing behind."""
+"""The study: it runs, it says what it could not measure, it keeps to its limits and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ import pytest
 from oracle import ON_WINDOWS
 
 import gatherio as gio
-from gatherio import __main__ as command_line
-from gatherio.bench import bare_loop, document, fio, peers, report, tables
-from gatherio.bench.bed import Bed, Extent
-from gatherio.bench.command import SECTIONS
-from gatherio.bench.groups import Claim, Contender, Group, turns
-from gatherio.bench.room import BenchError, fill_pattern, stored_difference
-from gatherio.bench.runner import Limits, run_groups
-from gatherio.bench.runs import Run, Spread, Target, outside, rate
+from gatherio._cli.bench import SECTIONS as NAMES_OF_SECTIONS
+from gatherio._cli.quick import Limits
+from gatherio._cli.text import markdown_table
+from gatherio.probe import ProbeError, Run, Spread, fill_pattern, rate, stored_difference
+from study import bare_loop, document, fio, peers, report
+from study.bed import Bed, Extent
+from study.command import SECTIONS, main
+from study.groups import Claim, Contender, Group, turns
+from study.runner import run_groups
+from study.runs import Target, outside
 
 MIB = 1 << 20
-GATHERIO = [sys.executable, "-m", "gatherio"]
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+STUDY = [sys.executable, str(BENCHMARKS / "study")]
 
 
 def bench(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*GATHERIO, "bench", *map(str, arguments)]
+    command = [*STUDY, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, **options)
 
 
@@ -51,6 +54,10 @@ def without_tools(**environment: str) -> dict[str, str]:
 
 
 # --- each section runs ---
+
+
+def test_the_command_line_names_the_sections_that_there_are() -> None:
+    assert NAMES_OF_SECTIONS == tuple(SECTIONS)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -81,13 +88,15 @@ def test_a_section_runs_and_its_results_have_their_shape(section: str, disk_dir:
         assert f"## {report.TITLES[section]}" in printed
 
 
-def test_quick_gives_the_headline(disk_dir: Path) -> None:
-    printed, found = measured(disk_dir, "--quick")
+def test_quick_is_also_a_selection_of_the_study(disk_dir: Path) -> None:
+    """Where an option of the study's is given: beside fio, and with a report."""
+    printed, found = measured(disk_dir, "--quick", "--section", "sequential", "--section", "small")
     assert "## In short" in printed
-    for line in ("write one array over an old file", "save .npy, durable", "4 KiB random reads, depth 1"):
+    for line in ("write one array over an old file", "4 KiB random reads, depth 1", "the same, asyncio"):
         assert line in printed
     assert found["arguments"]["quick"]
-    assert {row["section"] for row in found["rows"]} == {"sequential", "arrays", "separate", "small"}
+    assert {row["section"] for row in found["rows"]} == {"sequential", "small"}
+    assert {"fio", "bare C loop"} <= {row["axes"]["library"] for row in found["rows"]}
 
 
 def test_without_fio_and_a_compiler_the_rows_say_so(disk_dir: Path) -> None:
@@ -173,7 +182,7 @@ def test_on_a_small_disk_it_takes_less(small_disk_dir: Path, tmp_path: Path) -> 
 INTERRUPTED_FROM_WITHIN = """if True:
     import signal, sys, threading, time
     from pathlib import Path
-    from gatherio.__main__ import main
+    from study.command import main
 
     number, folder = int(sys.argv[1]), sys.argv[2]
 
@@ -183,7 +192,7 @@ INTERRUPTED_FROM_WITHIN = """if True:
         signal.raise_signal(number)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    sys.exit(main(["bench", folder, *sys.argv[3:]]))
+    sys.exit(main([folder, *sys.argv[3:]]))
 """
 
 
@@ -195,8 +204,9 @@ def heed() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGBREAK if ON_WINDOWS else signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_behind(number: int, disk_dir: Path) -> None:
     options = ["--size", "2M", "--rounds", "1000000", "--section", "arrays"]
-    within = [sys.executable, "-c", INTERRUPTED_FROM_WITHIN, str(int(number)), str(disk_dir), *options]
-    command = within if ON_WINDOWS else [*GATHERIO, "bench", str(disk_dir), *options]
+    script = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n{INTERRUPTED_FROM_WITHIN}"
+    within = [sys.executable, "-c", script, str(int(number)), str(disk_dir), *options]
+    command = within if ON_WINDOWS else [*STUDY, str(disk_dir), *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=None if ON_WINDOWS else heed
     ) as process:
@@ -282,9 +292,9 @@ def test_what_fails_says_so_and_the_others_go_on() -> None:
 
 def test_wrong_data_ends_the_study() -> None:
     def wrong() -> Run:
-        raise BenchError("wrong data: a byte")
+        raise ProbeError("wrong data: a byte")
 
-    with pytest.raises(BenchError):
+    with pytest.raises(ProbeError):
         after([a_group([Contender("wrong", wrong, foreign=True)])])
 
 
@@ -386,15 +396,14 @@ def test_the_report(results: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_tables_line_up() -> None:
-    text = tables.table(["a", "bb"], [["long|one", "1"], ["x", ""]])
+    text = markdown_table(["a", "bb"], [["long|one", "1"], ["x", ""]])
     assert len({len(line.replace("\\|", "|")) for line in text.splitlines()}) <= 2
     assert "long\\|one" in text
 
 
 def test_strict_tells_by_the_exit_code(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document.Document, "all_met", lambda self: False)
-    options = ["bench", str(disk_dir), "--tiny", "--section", "memory"]
-    assert command_line.main([*options, "--strict"]) == 1
+    assert main([str(disk_dir), "--tiny", "--section", "memory", "--strict"]) == 1
 
 
 # --- fio and the bare loop ---
@@ -413,11 +422,9 @@ def test_the_bare_loop_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert program is None and "does not compile no.c: " in why
     monkeypatch.setenv("PATH", "")
     assert bare_loop.build(tmp_path, source)[1].startswith("there is no C compiler")
-    monkeypatch.setattr(bare_loop, "CHECKOUT", tmp_path)
-    assert bare_loop.build(tmp_path) == (
-        None,
-        "benchmarks/bare_uring.c is not here: run this in a checkout of gatherio, or give --bare-loop FILE",
-    )
+    monkeypatch.setattr(bare_loop, "SOURCE", tmp_path / "bare_uring.c")
+    why = "benchmarks/bare_uring.c is not here, or others may write to it: give --bare-loop FILE"
+    assert bare_loop.build(tmp_path) == (None, why)
 
 
 def test_the_common_file_keeps_its_words(disk_dir: Path) -> None:

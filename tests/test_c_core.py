@@ -20,7 +20,8 @@ from gatherio._native import ffi, lib
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 TESTS_C = ROOT / "tests" / "c"
-PROGRAMS = ("test_core", "test_threads", "test_plan")
+PROGRAMS = ("test_core", "test_threads", "test_plan", "test_staging", "test_ranges")
+LINK = {"test_staging": ["-Wl,--wrap=gio_plan_next"]}
 
 SANITIZERS = {
     "address,undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -106,7 +107,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
             assert done.returncode == 0 and done.stdout == "", done.stdout
             shared = [path for path in folder.glob("*.o") if path.stem not in PROGRAMS]
             for program in PROGRAMS:
-                done = _run("gcc", *flags, *shared, folder / f"{program}.o", "-o", folder / program)
+                link = LINK.get(program, [])
+                done = _run("gcc", *flags, *link, *shared, folder / f"{program}.o", "-o", folder / program)
                 assert done.returncode == 0, done.stdout
             folders[sanitizer] = folder
         return folders[sanitizer] / name
@@ -153,11 +155,23 @@ def test_random_plans(program, tmpfs_dir: Path) -> None:
     _check(program("address,undefined", "test_plan"), tmpfs_dir, "sync")
 
 
+def test_tables_of_locked_ranges(program, tmpfs_dir: Path) -> None:
+    """180,000 of them, beside a plain list."""
+    _check(program("address,undefined", "test_ranges"), tmpfs_dir, "sync")
+
+
 @pytest.mark.parametrize("backend", _backends())
 @pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_threads(program, request: pytest.FixtureRequest, sanitizer: str, kind: str, backend: str) -> None:
     _check(program(sanitizer, "test_threads"), request.getfixturevalue(kind), backend)
+
+
+@pytest.mark.parametrize("backend", _backends())
+@pytest.mark.parametrize("kind", ["disk_dir", "tmpfs_dir"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_staging(program, request: pytest.FixtureRequest, sanitizer: str, kind: str, backend: str) -> None:
+    _check(program(sanitizer, "test_staging"), request.getfixturevalue(kind), backend)
 
 
 def test_a_check_that_fails_is_seen(program, tmpfs_dir: Path) -> None:
@@ -219,9 +233,8 @@ def windows_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", f"-I{CSRC}", f"-I{TESTS_C}"]
     libraries = [f"-l{name}" for name in _build_ffi().libraries("win32")]
     for program in PROGRAMS:
-        done = _run(
-            MINGW, *flags, "-static", "-o", folder / f"{program}.exe", *_sources("win32", (program,)), *libraries
-        )
+        link = [*LINK.get(program, []), "-static", *_sources("win32", (program,)), *libraries]
+        done = _run(MINGW, *flags, "-o", folder / f"{program}.exe", *link)
         assert done.returncode == 0 and done.stdout == "", done.stdout
     made = _wine(folder, "wineboot", "-i")
     assert made.returncode == 0, made.stdout
@@ -242,8 +255,8 @@ def _wine(folder: Path, *command: str | Path, debug: str = "-all") -> subprocess
 
 @pytest.mark.parametrize(
     ("program_name", "backend"),
-    [(name, backend) for name in ("test_core", "test_threads") for backend in WINDOWS_BACKENDS]
-    + [("test_plan", "sync")],
+    [(name, backend) for name in ("test_core", "test_threads", "test_staging") for backend in WINDOWS_BACKENDS]
+    + [("test_plan", "sync"), ("test_ranges", "sync")],
 )
 def test_on_windows(windows_programs: Path, disk_dir: Path, program_name: str, backend: str) -> None:
     program = windows_programs / f"{program_name}.exe"
@@ -302,6 +315,33 @@ def test_what_windows_adds_is_plain_c11() -> None:
         pytest.skip(f"needs {MINGW} (Debian: gcc-mingw-w64-x86-64)")
     for path in _sources("win32"):
         _check_is_plain(MINGW, path)
+
+
+WIDE_ARGUMENTS = """
+#define _GNU_SOURCE
+#include <unistd.h>
+#include <sys/syscall.h>
+#undef _GNU_SOURCE
+#define WIDE(x) (0 * sizeof(char[sizeof((x) + 0) == 8 ? 1 : -1]))
+#define SUM_7(a, b, c, d, e, f, g) WIDE(a) + WIDE(b) + WIDE(c) + WIDE(d) + WIDE(e) + WIDE(f) + WIDE(g)
+#define PADDED(call, a, b, c, d, e, f, g, ...) ((void)(SUM_7(a, b, c, d, e, f, g)), syscall(call, a, b, c, d, e, f))
+#define syscall(...) PADDED(__VA_ARGS__, 0L, 0L, 0L, 0L, 0L, 0L, 0L)
+"""
+
+
+def test_every_argument_of_a_system_call_has_64_bits(tmp_path: Path) -> None:
+    """syscall(2) is variadic and takes each for a long: of an int the upper half would be whatever stood there."""
+    _require_gcc()
+    (tmp_path / "wide.h").write_text(WIDE_ARGUMENTS, encoding="ascii")
+    (tmp_path / "narrow.c").write_text("long f(int fd) { return syscall(SYS_close, fd); }\n", encoding="ascii")
+    flags = ["-std=gnu11", "-fsyntax-only", f"-I{CSRC}", "-include", tmp_path / "wide.h"]
+    assert _run("gcc", *flags, tmp_path / "narrow.c").returncode != 0
+    calls = 0
+    for name in _build_ffi().sources("linux"):
+        calls += (CSRC / name).read_text(encoding="utf-8").count("syscall(")
+        done = _run("gcc", *flags, CSRC / name)
+        assert done.returncode == 0, done.stdout
+    assert calls >= 6
 
 
 def _check_is_plain(compiler: str, path: Path) -> None:

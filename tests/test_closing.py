@@ -172,7 +172,7 @@ def test_nobody_to_tell(disk_dir: Path) -> None:
 
 def test_a_close_that_ctrl_c_breaks_off_tells_them_when_it_is_repeated(disk_dir: Path) -> None:
     script = """
-    from gatherio import file as file_module
+    from gatherio._core import file as file_module
     from gatherio._native import lib
 
     class Interrupted:

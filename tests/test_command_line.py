@@ -1,4 +1,4 @@
-"""`gatherio info` and `gatherio demo`, as they are called: in processes of their own."""
+"""`gatherio info`, `demo` and `bench --quick`, as they are called: in processes of their own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ import pytest
 from oracle import BACKENDS, MIB, ON_WINDOWS, heard, needs_root, not_on_windows, require
 
 import gatherio as gio
-from gatherio import __main__ as command_line
-from gatherio import _demo_phases, _measure, _report, demo, npy
+from gatherio import _measure, probe
+from gatherio._cli import arguments, demo_job, demo_phases, main, signals
+from gatherio._formats import npy
 from gatherio._native import ffi
+from gatherio._text import size_text
 
 GATHERIO = [sys.executable, "-m", "gatherio"]
 STEPS = {
@@ -113,7 +115,7 @@ COMMANDS = [
     ["demo", "DIR", "--size", "1M", "--json"],
     ["tune", "DIR", "--tiny"],
     ["tune", "DIR", "--forget"],
-    ["bench", "DIR", "--tiny", "--section", "memory"],
+    ["bench", "DIR", "--quick", "--tiny"],
 ]
 
 
@@ -147,7 +149,7 @@ def test_a_complaint_that_cannot_be_written(end: str, disk_dir: Path) -> None:
 
 def test_an_error_of_the_system_is_one_line(disk_dir: Path) -> None:
     (disk_dir / "file").touch()
-    done = call("bench", disk_dir, "--tiny", "--section", "memory", "--json", disk_dir / "file" / "results.json")
+    done = call("bench", disk_dir, "--quick", "--tiny", "--json", disk_dir / "file" / "results.json")
     (line,) = done.stderr.splitlines()
     assert line.startswith("gatherio bench: ") and "results.json" in line
     assert done.returncode == 1
@@ -374,7 +376,7 @@ class AtItsEnd:
 @pytest.mark.parametrize("where", ["finaliser", "callback from C"])
 def test_a_signal_that_python_drops_comes_again(where: str) -> None:
     began = time.monotonic()
-    with pytest.raises(command_line.Stopped), command_line.signals_raise():
+    with pytest.raises(signals.Stopped), signals.signals_raise():
         if where == "finaliser":
             AtItsEnd()
         else:
@@ -454,7 +456,7 @@ def test_demo_on_a_small_disk_of_any_size(size: list[str], small_disk_dir: Path)
 def test_demo_probes_the_disk_whatever_is_free(free: int, disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_measure, "free_space", lambda folder: free)
     with gio.CompletionQueue() as queue:
-        assert demo._round_seconds_per_byte(disk_dir, queue) > 0
+        assert demo_job._round_seconds_per_byte(disk_dir, queue) > 0
 
 
 def test_demo_says_how_much_it_needs(small_disk_dir: Path) -> None:
@@ -471,8 +473,8 @@ def test_demo_that_runs_out_of_space_says_what_to_do(
     def fail(array: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", "/data/file")
 
-    monkeypatch.setattr(_demo_phases.WholeArray, "_read", fail)
-    assert command_line.main(["demo", str(disk_dir), "--size", "1M"]) == 2
+    monkeypatch.setattr(demo_phases.WholeArray, "_read", fail)
+    assert main.main(["demo", str(disk_dir), "--size", "1M"]) == 2
     expected = "gatherio demo: /data/file: No space left on device; give a smaller --size or another folder\n"
     assert capsys.readouterr().err == expected
 
@@ -488,7 +490,7 @@ def test_demo_tells_what_differs(
         return array
 
     monkeypatch.setattr(npy, "load", wrong)
-    code = command_line.main(["demo", str(disk_dir), "--size", "1M"])
+    code = main.main(["demo", str(disk_dir), "--size", "1M"])
     out, errors = capsys.readouterr()
     assert code == 1
     assert "CHECKS FAILED" in out
@@ -502,8 +504,8 @@ def test_demo_tells_of_a_failed_transfer(
     def fail(array: Any) -> Any:
         raise OSError(5, "Input/output error", "/data/file")
 
-    monkeypatch.setattr(_demo_phases.WholeArray, "_read", fail)
-    assert command_line.main(["demo", str(disk_dir), "--size", "1M"]) == 1
+    monkeypatch.setattr(demo_phases.WholeArray, "_read", fail)
+    assert main.main(["demo", str(disk_dir), "--size", "1M"]) == 1
     assert capsys.readouterr().err == "gatherio demo: /data/file: Input/output error\n"
     assert not list(disk_dir.iterdir())
 
@@ -513,12 +515,122 @@ def test_demo_chooses_its_size(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     fast, slow = 1 / (4 << 30), 1 / (20 << 20)
     monkeypatch.setattr(_measure, "free_space", lambda folder: 100 << 30)
     monkeypatch.setattr(_measure, "available_memory", lambda: 64 << 30)
-    assert demo._automatic_size(disk_dir, system, fast) == 1 << 30
-    assert MIB <= demo._automatic_size(disk_dir, system, slow) <= 300 * MIB
+    assert demo_job._automatic_size(disk_dir, system, fast) == 1 << 30
+    assert MIB <= demo_job._automatic_size(disk_dir, system, slow) <= 300 * MIB
     monkeypatch.setattr(_measure, "available_memory", lambda: 800 * MIB)
-    assert demo._automatic_size(disk_dir, system, fast) == 100 * MIB
+    assert demo_job._automatic_size(disk_dir, system, fast) == 100 * MIB
     monkeypatch.setattr(_measure, "free_space", lambda folder: 100 * MIB)
-    assert demo._automatic_size(disk_dir, system, fast) == 10 * MIB
+    assert demo_job._automatic_size(disk_dir, system, fast) == 10 * MIB
+
+
+# --- bench ---
+
+LINES = {
+    "write one array over an old file": "tofile + fsync",
+    "read it, cold": "np.fromfile",
+    "save .npy, durable": "np.save + fsync",
+    "the same, ordinary array": "np.save + fsync",
+    "load .npy, cold": "np.load",
+    "the same into an old array": "np.load",
+    "write separate 4 KiB pages": "one array",
+    "read separate 4 KiB pages": "one array",
+    "4 KiB random reads, depth 1": "-" if ON_WINDOWS else "os.preadv",
+    "the same, depth 32": "-" if ON_WINDOWS else "os.preadv",
+}
+
+
+def quick(folder: Path, *options: str | Path) -> tuple[str, dict[str, Any]]:
+    """What a tiny run prints, and its results."""
+    results = folder / "results.json"
+    printed = output("bench", folder, "--quick", "--tiny", "--json", results, *options)
+    assert os.listdir(folder) == [results.name], "files were left behind"
+    return printed, json.loads(results.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_quick_gives_the_headline(folder: str, request: pytest.FixtureRequest) -> None:
+    printed, found = quick(request.getfixturevalue(folder))
+    assert "## In short" in printed
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    assert {line[0]: line[3] for line in cells[2:]} == LINES
+    assert len({len(line) for line in printed.splitlines() if line.startswith("|")}) == 1, "the columns line up"
+    assert found["arguments"]["quick"] and found["machine"]["gatherio"] == gio.__version__
+    assert {row["section"] for row in found["rows"]} == {"sequential", "arrays", "separate", "small"}
+    for row in found["rows"]:
+        assert 0 < row["rate"]["min"] <= row["rate"]["median"] <= row["rate"]["max"]
+        assert len(row["samples"]) == row["rounds"] == 1
+
+
+def test_quick_takes_as_many_rounds_as_it_is_told(disk_dir: Path) -> None:
+    assert {row["rounds"] for row in quick(disk_dir, "--rounds", "2")[1]["rows"]} == {2}
+
+
+def test_quick_begins_nothing_behind_its_limits(disk_dir: Path) -> None:
+    printed = output("bench", disk_dir, "--quick", "--tiny", "--max-seconds", "0")
+    assert "Stopped by --max-seconds 0: 8 comparisons are left." in printed
+    printed, found = quick(disk_dir, "--rounds", "5", "--max-bytes", "1")
+    assert "Stopped by --max-bytes 1: 7 comparisons are left." in printed
+    assert {(row["group"], row["rounds"]) for row in found["rows"]} == {("write", 1)}, "whole rounds, and one at least"
+
+
+def test_bench_where_it_cannot_be(disk_dir: Path) -> None:
+    for options in (["--quick"], []):
+        assert refused("bench", disk_dir / "no", *options) == f"gatherio bench: no such folder: {disk_dir / 'no'}"
+        assert "2M or more" in refused("bench", disk_dir, "--size", "1", *options)
+        assert "--rounds is 1 or more" in refused("bench", disk_dir, "--rounds", "0", *options)
+    assert "do not fit" in refused("bench", disk_dir, "--quick", "--size", "900T")
+    assert list(disk_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["saved", "loaded", "written", "read", "pages", "words"])
+def test_quick_tells_of_wrong_data(
+    what: str, disk_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real_save, real_load, real_in_queue = npy.save, npy.load, probe.in_queue
+
+    def save(path: Any, array: Any, **options: Any) -> None:
+        wrong = array.copy()
+        wrong.view(np.uint8)[-1] ^= 1
+        real_save(path, wrong, **options)
+
+    def load(path: Any, **options: Any) -> Any:
+        array = real_load(path, **options)
+        array.view(np.uint8)[-1] ^= 1
+        return array
+
+    def changed(method: str) -> Any:
+        real = getattr(gio.File, method)
+
+        def call(self: Any, arrays: Any, *arguments: Any, **options: Any) -> Any:
+            operation = real(self, arrays, *arguments, **options)
+            operation.result()
+            if method == "read_scatter" and isinstance(arrays, list):
+                arrays[0][-1] ^= 1
+            elif method == "write_gather" and isinstance(arrays, list) == (what == "written"):
+                with open(self.name, "rb+") as file:
+                    file.write(b"?")
+            return operation
+
+        monkeypatch.setattr(gio.File, method, call)
+
+    def in_queue(job: probe.Job, transfers: Any, buffers: Any = None) -> probe.Run:
+        run = real_in_queue(job, transfers, buffers)
+        if buffers is not None:
+            buffers[0, -1] ^= 1
+        return run
+
+    if what == "words":
+        monkeypatch.setattr(probe, "in_queue", in_queue)
+    elif what == "saved":
+        monkeypatch.setattr(npy, "save", save)
+    elif what == "loaded":
+        monkeypatch.setattr(npy, "load", load)
+    else:
+        changed({"written": "write_gather", "read": "read_scatter", "pages": "write_gather"}[what])
+    assert main.main(["bench", str(disk_dir), "--quick", "--tiny"]) == 1
+    errors = capfd.readouterr().err
+    assert re.fullmatch("gatherio bench: wrong data: [^\n]+\n", errors), errors
+    assert list(disk_dir.iterdir()) == []
 
 
 # --- the parts ---
@@ -529,13 +641,13 @@ def test_demo_chooses_its_size(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     [("4096", 4096), ("4096B", 4096), ("512M", 512 << 20), ("2G", 2 << 30), ("1.5gib", 3 << 29), ("1 TB", 1 << 40)],
 )
 def test_sizes_read(text: str, expected: int) -> None:
-    assert command_line.size(text) == expected
+    assert arguments.size(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1G", "1X", "1e9", "2 G G"])
 def test_sizes_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
-        command_line.size(text)
+        arguments.size(text)
 
 
 @pytest.mark.parametrize(
@@ -543,15 +655,15 @@ def test_sizes_refused(text: str) -> None:
     [(0, "0 bytes"), (512, "512 bytes"), (4096, "4 KiB"), (3 << 29, "1.5 GiB"), (1 << 50, "1024 TiB")],
 )
 def test_sizes_written(nbytes: int, expected: str) -> None:
-    assert _report.size_text(nbytes) == expected
+    assert size_text(nbytes) == expected
 
 
 def test_differences_are_found_wherever_they_are() -> None:
     right = np.arange(20 * MIB, dtype=np.uint32).view(np.uint8)
-    assert _demo_phases._difference(right, right, 0) is None
-    for at in (0, _demo_phases.COMPARED_BYTES, right.size - 1):
+    assert demo_phases._difference(right, right, 0) is None
+    for at in (0, demo_phases.COMPARED_BYTES, right.size - 1):
         wrong = right.copy()
         wrong[at] ^= 0x80
-        assert (_demo_phases._difference(wrong, right, 7) or "").startswith(f"byte {at + 7} is ")
-    assert _demo_phases._difference(right[:-1], right, 0) is not None
-    assert _demo_phases._difference(right, right[:-1], 0) is not None
+        assert (demo_phases._difference(wrong, right, 7) or "").startswith(f"byte {at + 7} is ")
+    assert demo_phases._difference(right[:-1], right, 0) is not None
+    assert demo_phases._difference(right, right[:-1], 0) is not None

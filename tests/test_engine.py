@@ -274,13 +274,13 @@ OVERFLOW = """
     path = sys.argv[1]
     with gio.CompletionQueue(depth=4, backend="uring", request_size=1 << 30) as q, gio.open(path, "r+", queue=q) as f:
         large, small = gio.empty(64 << 20, "u1"), gio.empty(4096, "u1")
-        nothing = ffi.from_buffer(small)
+        nothing, completion = ffi.from_buffer(small), ffi.new("gio_completion *")
         for _ in range(5):
             waiter = threading.Thread(target=f.read_at(large, 0).result)
             waiter.start()
             while waiter.is_alive():  # each of these finishes at once, and wakes the one who sleeps
                 for _ in range(64):
-                    lib.gio_submit_one(f._native, 0, nothing, 0, 0, 0)
+                    lib.gio_submit_one(f._native, 0, nothing, 0, 0, 0, completion)
             waiter.join()
             ring = lib.gio_queue_poll_handle(q._native)
             lines = Path(f"/proc/self/fdinfo/{ring}").read_text().split("CqOverflowList:")
@@ -503,6 +503,7 @@ def test_arrays_die_under_no_lock(disk_dir: Path, step: str, backend: str) -> No
 
 CALLER = """
     import asyncio, logging, resource, sys, threading, gatherio as gio
+    from oracle import set_fault
     path, backend, what = sys.argv[1:4]
     logging.getLogger("gatherio").addHandler(logging.NullHandler())
     kinds = {"cancelled": asyncio.CancelledError, "interrupt": KeyboardInterrupt, "exit": SystemExit,
@@ -519,14 +520,16 @@ CALLER = """
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
     else:
+        set_fault(q, "HOLD")  # else it has finished, perhaps, and the callback is called right here
         f.write_at(array, 0).add_done_callback(bad)
+        set_fault(q, "NONE")
     for _ in range(3):
         f.write_at(array, 0).add_done_callback(lambda operation: called.set())
         assert called.wait(20), "nobody calls"
         called.clear()
     if what == "no descriptor":
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-    while q._inflight:
+    while q._engine.inflight:
         pass
     f.close()
     q.close()
@@ -553,10 +556,17 @@ def test_a_child_waits_for_no_thread_of_its_parent(disk_dir: Path, backend: str)
         f = gio.open(sys.argv[1], "w+", queue=q)
         lib.gio_queue_fault(q._native, lib.GIO_FAULT_HOLD, 0, 1, 0)
         operation = f.write_at(gio.zeros(4096, "u1"), 0)
-        thread = threading.Thread(target=f.flush)  # waits, and has the file's lock
-        thread.start()
-        while f._lock.acquire(blocking=False):
-            f._lock.release()
+        taken, go = threading.Event(), threading.Event()
+
+        def keep():
+            with f._lock:
+                taken.set()
+                go.wait()
+
+        threads = [threading.Thread(target=f.flush), threading.Thread(target=keep)]  # one waits, one has the lock
+        for thread in threads:
+            thread.start()
+        taken.wait()
         child = os.fork()
         if child == 0:
             code = 1
@@ -571,7 +581,9 @@ def test_a_child_waits_for_no_thread_of_its_parent(disk_dir: Path, backend: str)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         lib.gio_queue_fault(q._native, lib.GIO_FAULT_NONE, 0, 0, 0)
         assert operation.result() == 4096
-        thread.join()
+        go.set()
+        for thread in threads:
+            thread.join()
         f.close()
         q.close()
         """,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from oracle import (
+    BACKENDS,
     FOREVER,
     KIB,
     MIB,
@@ -210,6 +212,68 @@ def test_interrupted_requests_are_started_again(
                 f.read_at(target(PAGE), 0).result()
         assert caught.value.errno == number
     assert_same_bytes((folder / "file").read_bytes(), words(0, PAGE))
+
+
+# More often than it would be without a pause.
+REFUSALS = 70
+
+
+def test_a_moments_shortage_is_no_error(folder: Path, queue: gio.CompletionQueue, open_file: Opener) -> None:
+    """The system refuses a request again and again, and then does not."""
+    with open_file(folder / "file", "w+") as f:
+        for offset, direction in ((0, "write"), (0, "read"), (3, "write"), (3, "read")):
+            before = queue.stats()["retried"]
+            array = placed(words(offset, 20_000)) if direction == "write" else target(20_000)
+            with fault(queue, "FAIL", count=REFUSALS, value=errno.EAGAIN):
+                call = f.write_at if direction == "write" else f.read_at
+                assert call(array, offset).result(FOREVER) == 20_000
+            assert queue.stats()["retried"] == before + REFUSALS
+            assert_same_bytes(array, words(offset, 20_000))
+    assert_same_bytes((folder / "file").read_bytes(), words(0, 20_003))
+
+
+def test_who_is_refused_goes_on_though_nobody_waits(
+    folder: Path, queue: gio.CompletionQueue, open_file: Opener
+) -> None:
+    path = folder / "file"
+    with open_file(path, "w") as f, fault(queue, "FAIL", count=5, value=errno.EAGAIN):
+        done: list[gio.Operation] = []
+        operation = f.write_at(placed(words(0, PAGE)), 0)
+        operation.add_done_callback(done.append)
+        deadline = time.monotonic() + FOREVER
+        while not done:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert operation.result(0) == PAGE
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "sync"])  # which has finished when it returns
+def test_who_is_refused_can_be_cancelled(disk_dir: Path, name: str) -> None:
+    (disk_dir / "file").write_bytes(words(0, 4 * PAGE))
+    with gio.CompletionQueue(4, backend=name) as queue, gio.open(disk_dir / "file", "r+", queue=queue) as f:
+        with fault(queue, "FAIL", value=errno.EAGAIN):
+            operations = [f.read_at(target(PAGE), i * PAGE) for i in range(8)]
+            operations += [f.write_at(words(1, 100), 1), f.write_at(placed(words(PAGE, PAGE)), PAGE)]
+            for operation in operations:
+                assert operation.cancel()
+                with pytest.raises(gio.CancelledError):
+                    operation.result(FOREVER)
+        assert f.read_at(target(PAGE), 0).result(FOREVER) == PAGE
+
+
+@not_on_windows("it has no strace")
+@pytest.mark.parametrize("backend", ["threads", "sync"])
+@pytest.mark.parametrize(("direction", "call"), [("write", "pwritev2"), ("read", "preadv2")])
+def test_a_system_call_that_is_refused_for_a_moment(
+    disk_dir: Path, tmp_path: Path, direction: str, call: str, backend: str
+) -> None:
+    (disk_dir / "file").write_bytes(words(0, 65536) if direction == "read" else bytes(65536))
+    log = tmp_path / "log"
+    prefix = strace(log, "-e", f"trace={call}", "-e", f"inject={call}:error=EAGAIN:when=2..{REFUSALS + 1}")
+    printed = run_python(TRANSFER, disk_dir / "file", direction, 65536, backend, under=prefix)
+    assert printed.split()[0] == "65536"
+    assert log.read_text().count("(INJECTED)") == REFUSALS
+    assert_same_bytes((disk_dir / "file").read_bytes(), words(0, 65536))
 
 
 def test_a_request_that_the_kernel_dropped_is_started_again(

@@ -21,14 +21,18 @@ import numpy as np
 import pytest
 from oracle import GIB, KIB, MIB, PAGE, not_on_windows
 
-from gatherio import _demo_report, _measure, _report, demo
-from gatherio._demo_phases import Check, Step
+from gatherio import _measure, probe
+from gatherio._cli import demo_job, demo_report, quick, tuner
+from gatherio._cli import text as cli_text
+from gatherio._cli.demo_phases import Check, Step
 from gatherio._measure import Sample, measuring
-from gatherio.bench import bare_loop, bed, fio, headline, memory, report, room, runner, runs, small, tables, tuner
-from gatherio.bench.command import SECTIONS
-from gatherio.bench.document import Document
-from gatherio.bench.groups import Claim, Contender, Group, fastest
-from gatherio.bench.runs import Run, Spread, Target
+from gatherio._text import size_text
+from gatherio.probe import Run, Spread
+from study import bare_loop, bed, fio, headline, memory, report, runner, runs, small, tables
+from study.command import SECTIONS
+from study.document import Document
+from study.groups import Claim, Contender, Group, fastest
+from study.runs import Target
 
 GB = 10**9
 
@@ -51,18 +55,17 @@ ONE = run_of(3 * MIB, 2.0, 4.0, 0.006, system_cpu_s=0.012, cache_bytes=3 * MIB /
 @pytest.mark.parametrize(
     ("metric", "value"),
     [
-        (runs.rate, 1.5),  # MiB/s until the call returned
-        (runs.durable_rate, 0.75),
-        (runs.operations_per_second, 6.0),
-        (runs.cpu_per_gib, 2.048),
+        (probe.rate, 1.5),  # MiB/s until the call returned
+        (probe.durable_rate, 0.75),
+        (probe.operations_per_second, 6.0),
+        (probe.cpu_per_gib, 2.048),
         (runs.cpu_per_operation, 500.0),  # microseconds
-        (runs.cache_percent, 25.0),
-        (runs.in_gib, 3 / 1024),
+        (probe.cache_percent, 25.0),
         (lambda run: run.sample.cpu_per_gib, 2.048),
         (lambda run: run.sample.system_cpu_per_gib, 4.096),
     ],
 )
-def test_a_metric(metric: runs.Metric, value: float) -> None:
+def test_a_metric(metric: probe.Metric, value: float) -> None:
     assert metric(ONE) == pytest.approx(value, rel=1e-12)
 
 
@@ -73,13 +76,13 @@ def test_gigabytes_are_thousands_and_count_until_the_data_is_durable() -> None:
 def test_what_a_system_does_not_tell() -> None:
     run = run_of()
     assert run.sample.system_cpu_per_gib is None
-    assert math.isnan(runs.cache_percent(run))
+    assert math.isnan(probe.cache_percent(run))
 
 
 def test_a_clock_that_stands_still() -> None:
     run = run_of(MIB, 0.0, 0.0, operations=3)
-    assert runs.rate(run) == runs.durable_rate(run) == pytest.approx(1e9)
-    assert runs.operations_per_second(run) == pytest.approx(3e9)
+    assert probe.rate(run) == probe.durable_rate(run) == pytest.approx(1e9)
+    assert probe.operations_per_second(run) == pytest.approx(3e9)
 
 
 def test_a_run_of_another_program() -> None:
@@ -114,14 +117,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_transfer_and_its_flush(clock: Clock) -> None:
-    run = runs.measured(
+    run = probe.measured(
         lambda: clock.after(2, 0.5, 300, 0.25), 4096, flush=lambda: clock.after(5, 1, 30, 0.5), operations=3, told="so"
     )
     assert run == Run(Sample(4096, 2.0, 7.0, 1.5, 0.75, 330, None), 3, True, "so")
 
 
 def test_a_transfer_without_flush(clock: Clock) -> None:
-    run = runs.measured(lambda: clock.after(2, 0.5, -30, 0.25), 4096, reads=Path("a"))
+    run = probe.measured(lambda: clock.after(2, 0.5, -30, 0.25), 4096, reads=Path("a"))
     assert run == Run(Sample(4096, 2.0, 2.0, 0.5, 0.25, -30, 64))
     assert clock.dropped == [Path("a")], "before it is looked at"
 
@@ -218,15 +221,15 @@ def test_a_target(direction: Any, met: list[bool]) -> None:
 
 def test_a_ratio_is_ours_by_theirs_within_each_round() -> None:
     found = {"a": at_rates(2, 8, 9), "b": at_rates(2, 4, 1)}
-    assert Claim("c", "x", runs.rate, "a", "b").value(found) == (Spread(2, 1, 9), "")
+    assert Claim("c", "x", probe.rate, "a", "b").value(found) == (Spread(2, 1, 9), "")
     durable = {
         name: [replace(run, sample=run.sample._replace(seconds=1 / 3)) for run in of] for name, of in found.items()
     }
-    assert Claim("c", "x", runs.durable_rate, "a", "b").value(durable) == (Spread(1, 1, 1), "")
+    assert Claim("c", "x", probe.durable_rate, "a", "b").value(durable) == (Spread(1, 1, 1), "")
 
 
 def test_a_ratio_of_rounds_that_both_have_had() -> None:
-    assert Claim("c", "x", runs.rate, "a", "b").value({"a": at_rates(2, 8), "b": at_rates(2, 4, 1)})[0] == Spread(
+    assert Claim("c", "x", probe.rate, "a", "b").value({"a": at_rates(2, 8), "b": at_rates(2, 4, 1)})[0] == Spread(
         1.5, 1, 2
     )
 
@@ -243,20 +246,20 @@ def test_a_difference_is_ours_less_theirs() -> None:
 
 def test_the_best_is_that_with_the_best_median() -> None:
     found = {"p a": at_rates(1, 9, 9), "p b": at_rates(5, 5, 100), "one": at_rates(3, 3, 3)}  # means: 6.3, 36.7
-    value, note = Claim("c", "x", runs.rate, "p*", "one").value(found)
+    value, note = Claim("c", "x", probe.rate, "p*", "one").value(found)
     assert (value, note) == (Spread(3, pytest.approx(1 / 3), 3), "p a")
     cheap = {
         "p a": [run_of(cpu_s=cpu) for cpu in (1, 9, 9)],
         "p b": [run_of(cpu_s=cpu) for cpu in (5, 5, 100)],
         "other": [run_of(cpu_s=0.5)],
     }
-    claim = Claim("c", "s/GiB", runs.cpu_per_gib, "p*", lower_is_better=True)
+    claim = Claim("c", "s/GiB", probe.cpu_per_gib, "p*", lower_is_better=True)
     assert claim.value(cheap) == (Spread(5, 5, 100), "p b")
     assert claim.value({"p a": [], "p b": []}) == (None, "there is no p  here".replace("  ", " "))
 
 
 def test_a_figure_that_the_system_does_not_tell() -> None:
-    claim = Claim("c", "%", runs.cache_percent, "a")
+    claim = Claim("c", "%", probe.cache_percent, "a")
     assert claim.value({"a": [run_of()]}) == (None, "this system does not tell")
     assert claim.value({"a": [run_of(100, cache_bytes=grown) for grown in (1, 2, 9)]}) == (Spread(2, 1, 9), "")
 
@@ -264,7 +267,7 @@ def test_a_figure_that_the_system_does_not_tell() -> None:
 def test_the_fastest() -> None:
     found = {"a": at_rates(1, 1, 100), "b": at_rates(3, 3, 3), "c": at_rates(2, 2, 2), "d": []}
     assert fastest(found, 2) == ["b", "c"]
-    assert fastest(found, 2, runs.cpu_per_gib) == ["a", "b"]
+    assert fastest(found, 2, probe.cpu_per_gib) == ["a", "b"]
 
 
 def test_every_target_points_the_right_way(disk_dir: Path) -> None:
@@ -274,14 +277,14 @@ def test_every_target_points_the_right_way(disk_dir: Path) -> None:
     quoted = [claim for claim in claims if claim.target]
     assert len(quoted) > 20
     for claim in quoted:
-        is_rate = claim.metric in (runs.rate, runs.durable_rate, runs.operations_per_second)
+        is_rate = claim.metric in (probe.rate, probe.durable_rate, probe.operations_per_second)
         assert claim.target is not None
         assert claim.target.direction == (">=" if is_rate else "<="), claim.name
     for claim in claims:
         assert not (claim.theirs or "").startswith(("gatherio", "objects", "pages", "m.")), claim.name
-        assert claim.lower_is_better == (claim.metric is runs.cpu_per_gib and claim.ours == "pages*"), claim.name
+        assert claim.lower_is_better == (claim.metric is probe.cpu_per_gib and claim.ours == "pages*"), claim.name
     assert {claim.unit for claim in claims if claim.metric is runs.cpu_per_operation} <= {"us", "us/op"}
-    assert {claim.unit for claim in claims if claim.metric is runs.cpu_per_gib} == {"x", "s/GiB"}
+    assert {claim.unit for claim in claims if claim.metric is probe.cpu_per_gib} == {"x", "s/GiB"}
     here.release()
 
 
@@ -289,21 +292,21 @@ def test_every_target_points_the_right_way(disk_dir: Path) -> None:
 
 
 def test_limits_are_reached_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner.time, "monotonic", lambda: 104.0)
-    reached = [runner.Limits(seconds=seconds, began=100.0).reached() for seconds in (4.5, 4, 3)]
+    monkeypatch.setattr(quick.time, "monotonic", lambda: 104.0)
+    reached = [quick.Limits(seconds=seconds, began=100.0).reached() for seconds in (4.5, 4, 3)]
     assert reached == ["", "--max-seconds 4", "--max-seconds 3"]
-    reached = [runner.Limits(nbytes=7, moved=moved).reached() for moved in (6, 7, 8)]
+    reached = [quick.Limits(nbytes=7, moved=moved).reached() for moved in (6, 7, 8)]
     assert reached == ["", "--max-bytes 7", "--max-bytes 7"]
 
 
 def test_room_is_the_share_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_measure, "free_space", lambda folder: 1000)
     monkeypatch.setattr(_measure, "available_memory", lambda: 1000)
-    room.require_room(tmp_path, 400, 800)
-    with pytest.raises(room.BenchError, match="401 bytes do not fit: .* has 1000 bytes free"):
-        room.require_room(tmp_path, 401, 800)
-    with pytest.raises(room.BenchError, match="801 bytes of memory are needed, 1000 bytes are available"):
-        room.require_room(tmp_path, 400, 801)
+    probe.require_room(tmp_path, 400, 800)
+    with pytest.raises(probe.ProbeError, match="401 bytes do not fit: .* has 1000 bytes free"):
+        probe.require_room(tmp_path, 401, 800)
+    with pytest.raises(probe.ProbeError, match="801 bytes of memory are needed, 1000 bytes are available"):
+        probe.require_room(tmp_path, 400, 801)
 
 
 # --- the document ---
@@ -358,7 +361,7 @@ def test_a_row_by_operation() -> None:
 
 @pytest.mark.parametrize(("target", "met"), [(Target(">=", 512), True), (Target("<=", 511), False), (None, None)])
 def test_a_figure_is_judged_by_its_median(target: Target | None, met: bool | None) -> None:
-    group = Group("kinds", "g", [Contender("a", None)], 3, [Claim("c", "MiB/s", runs.rate, "a", target=target)])
+    group = Group("kinds", "g", [Contender("a", None)], 3, [Claim("c", "MiB/s", probe.rate, "a", target=target)])
     found = added(group, ROUNDS)
     (figure,) = found.figures
     assert figure["value"] == spread(512, 128, 1024)
@@ -367,7 +370,7 @@ def test_a_figure_is_judged_by_its_median(target: Target | None, met: bool | Non
 
 
 def test_all_met_asks_for_all() -> None:
-    claims = [Claim("c", "", runs.rate, "a", target=target) for target in (Target(">=", 1), Target(">=", 513))]
+    claims = [Claim("c", "", probe.rate, "a", target=target) for target in (Target(">=", 1), Target(">=", 513))]
     group = Group("kinds", "g", [Contender("a", None)], 3, claims)
     assert not added(group, ROUNDS).all_met()
     assert added(replace(group, claims=claims[:1]), ROUNDS).all_met()
@@ -450,7 +453,7 @@ def test_percentiles_are_in_microseconds(clock: Clock, tmp_path: Path, monkeypat
         transfers(file, file)
         return run_of()
 
-    monkeypatch.setattr(small, "_in_queue", in_queue)
+    monkeypatch.setattr(small, "in_queue", in_queue)
     run = small.timed_objects(small.Job(tmp_path / "a", "read", 4 * KIB, 1, len(took)))
     assert run.latency_us == pytest.approx({"50": 50, "90": 90, "99": 99, "99.9": 99.9, "100": 100})
 
@@ -511,14 +514,14 @@ def cells_of(table: str) -> list[list[str]]:
     ],
 )
 def test_a_number(value: float, text: str) -> None:
-    assert tables.number(value) == text
-    assert tables.number(-value) == f"-{text}"
+    assert cli_text.number(value) == text
+    assert cli_text.number(-value) == f"-{text}"
 
 
 def test_a_cell() -> None:
-    assert tables.cell({"median": 2, "min": 1, "max": 90}) == "2.00 [1.00-90.0]"
-    assert tables.cell({"median": 2, "min": 2, "max": 2}) == "2.00"
-    assert tables.cell(None) == "-"
+    assert cli_text.spread_text({"median": 2, "min": 1, "max": 90}) == "2.00 [1.00-90.0]"
+    assert cli_text.spread_text({"median": 2, "min": 2, "max": 2}) == "2.00"
+    assert cli_text.spread_text(None) == "-"
 
 
 def test_a_size() -> None:
@@ -651,7 +654,7 @@ def test_operations_of_the_headline() -> None:
 def drawn() -> Iterator[Any]:
     """The module that draws; what is drawn is looked at, and closed."""
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'gatherio[pictures]'")
-    from gatherio.bench import pictures
+    from study import pictures
 
     yield pictures
     pictures.pyplot.close("all")
@@ -720,18 +723,20 @@ def test_in_short_is_what_has_a_target() -> None:
     ],
 )
 def test_a_size_as_one_reads_it(nbytes: int, text: str) -> None:
-    assert _report.size_text(nbytes) == text
+    assert size_text(nbytes) == text
 
 
 # --- the demo ---
 
 
-def result_of(*steps: tuple[Step, list[Sample]], nbytes: int = 2 * GIB, checks: tuple[Check, ...] = ()) -> demo.Result:
+def result_of(
+    *steps: tuple[Step, list[Sample]], nbytes: int = 2 * GIB, checks: tuple[Check, ...] = ()
+) -> demo_job.Result:
     path = {"file_system": "ext4", "free_bytes": 3 * GIB}
     system = {"version": "1", "system": "Linux", "python": "3", "path": path}
-    facts = demo.Facts("/data", system, True, "uring", "direct", nbytes, 3)
+    facts = demo_job.Facts("/data", system, True, "uring", "direct", nbytes, 3)
     pages = {"pages": 1, "arrays": 1, "segments": 1, "listed": 1}
-    return demo.Result(facts, pages, 0.0125, list(steps), list(checks))
+    return demo_job.Result(facts, pages, 0.0125, list(steps), list(checks))
 
 
 def samples(*rounds: tuple[float, float, float, int | None, int | None]) -> list[Sample]:
@@ -749,7 +754,7 @@ WRITES = [(Step("ours", "gatherio", "write"), OURS), (Step("theirs", "numpy", "w
 
 def test_a_measurement_of_the_demo() -> None:
     """Seconds by numpy's within each round: 9, 1 and 2. Of 2 GB in 2 s: 1 GB/s; 2 GB are 1.8626 GiB."""
-    ours, theirs = _demo_report.as_dict(result_of(*WRITES))["measurements"]
+    ours, theirs = demo_report.as_dict(result_of(*WRITES))["measurements"]
     found = {name: ours[name] for name in ours if name not in ("samples", "name", "library", "direction")}
     gib = 2 * GB / GIB
     assert found == {
@@ -766,15 +771,15 @@ def test_a_measurement_of_the_demo() -> None:
 
 
 def test_the_table_of_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_report, "width", lambda: 200)
+    monkeypatch.setattr(cli_text, "width", lambda: 200)
     reads = [(step._replace(direction="read"), of) for step, of in WRITES]
     unknown = samples((0.1, 1, 0.2, None, None))
-    lines = _demo_report.closing(result_of(*WRITES, *reads)).splitlines()
+    lines = demo_report.closing(result_of(*WRITES, *reads)).splitlines()
     of_step = [line.split() for line in lines if line.startswith(("  ours", "  theirs"))]
     assert of_step[0] == ["ours", "0.200", "2.000", "1.00", "0.50-2.00", "2.00", "0.107", "0.32", "2"]
     assert of_step[1] == ["theirs", "2.000", "8.000", "0.25", "0.22-1.00", "1.00", "1.074", "3.22", "200"]
     assert of_step[2] == ["ours", "2.000", "1.00", "0.50-2.00", "2.00", "0.107", "0.32", "2"]
-    told_nothing = _demo_report.closing(result_of((WRITES[0][0], unknown), (WRITES[1][0], unknown)))
+    told_nothing = demo_report.closing(result_of((WRITES[0][0], unknown), (WRITES[1][0], unknown)))
     assert next(line for line in told_nothing.splitlines() if "ours" in line).split()[-2:] == ["-", "-"]
     assert "built in 12 ms" in told_nothing
 
@@ -785,28 +790,28 @@ def test_reads_are_cold_up_to_a_hundredth(warm: int | None, cold: bool | None) -
     rounds = samples((1, 1, 1, 0, None), (1, 1, 1, 0, warm), (1, 1, 1, 0, warm and 0))
     steps = [(step._replace(direction="read"), rounds) for step, _ in WRITES]
     found = result_of(*steps, nbytes=2000 * MIB)
-    assert _demo_report.as_dict(found)["reads_cold"] is cold
-    assert ("Not cold: 20 MiB of 2 GiB" in _demo_report.closing(found)) == (cold is False)
+    assert demo_report.as_dict(found)["reads_cold"] is cold
+    assert ("Not cold: 20 MiB of 2 GiB" in demo_report.closing(found)) == (cold is False)
 
 
 def test_checks_of_the_demo() -> None:
     good, bad = Check("a", 3 * GIB, None), Check("b", GIB // 2, "byte 7")
     found = result_of(*WRITES, checks=(good, good))
-    assert "2 comparisons, 6 GiB" in " ".join(_demo_report.closing(found).split())
+    assert "2 comparisons, 6 GiB" in " ".join(demo_report.closing(found).split())
     found = result_of(*WRITES, checks=(good, bad, good))
-    assert "CHECKS FAILED: 1 of 3." in _demo_report.closing(found)
-    assert _demo_report.as_dict(found)["ok"] is False
+    assert "CHECKS FAILED: 1 of 3." in demo_report.closing(found)
+    assert demo_report.as_dict(found)["ok"] is False
 
 
 def test_the_demo_takes_no_more_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = {"path": {"file_system": "ext4"}}
     monkeypatch.setattr(_measure, "free_space", lambda folder: int(2.25 * 100 * MIB))
     monkeypatch.setattr(_measure, "available_memory", lambda: int(4.25 * 100 * MIB))
-    demo._check_room(tmp_path, 100 * MIB, system)
-    with pytest.raises(demo.DemoError, match="not enough space"):
-        demo._check_room(tmp_path, 100 * MIB + 1, system)
+    demo_job._check_room(tmp_path, 100 * MIB, system)
+    with pytest.raises(demo_job.DemoError, match="not enough space"):
+        demo_job._check_room(tmp_path, 100 * MIB + 1, system)
     monkeypatch.setattr(_measure, "free_space", lambda folder: GIB)
-    with pytest.raises(demo.DemoError, match="not enough memory"):
-        demo._check_room(tmp_path, 100 * MIB + 1, system)
-    with pytest.raises(demo.DemoError, match="not enough memory"):
-        demo._check_room(tmp_path, 100 * MIB, {"path": {"file_system": "tmpfs"}})
+    with pytest.raises(demo_job.DemoError, match="not enough memory"):
+        demo_job._check_room(tmp_path, 100 * MIB + 1, system)
+    with pytest.raises(demo_job.DemoError, match="not enough memory"):
+        demo_job._check_room(tmp_path, 100 * MIB, {"path": {"file_system": "tmpfs"}})

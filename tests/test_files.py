@@ -36,6 +36,7 @@ from oracle import (
     require,
     run_python,
     shim,
+    skip_on_windows,
     strace,
     target,
     words,
@@ -351,6 +352,77 @@ def test_a_file_opened_for_one_direction_refuses_the_other(folder: Path, open_fi
             assert caught.value.filename == path
 
 
+CLOSED_BEHIND = """
+    import os, sys, gatherio as gio
+    from oracle import pages, placed, target, words
+    path, backend, direct, how = sys.argv[1], sys.argv[2], {"None": None, "False": False}[sys.argv[3]], sys.argv[4]
+
+    def close_behind(f):
+        if sys.platform == "win32":
+            import ctypes
+            assert ctypes.WinDLL("kernel32").CloseHandle(ctypes.c_void_p(f._handle))
+            return
+        ours = [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{fd}") == path]
+        assert f.fileno() in ours
+        for fd in ours:
+            os.close(fd) if how == "close" else os.closerange(fd, fd + 1)
+
+    calls = {
+        "read_at": lambda f: f.read_at(target(4096), 0).result(),
+        "read_scatter": lambda f: f.read_scatter([target(4096)], 0).result(),
+        "read_many": lambda f: f.read_many(target(8192).reshape(2, 4096), [0, 8192]).result(),
+        "pread": lambda f: f.pread(target(4096), 0),
+        "write_at": lambda f: f.write_at(placed(words(0, 4096)), 0).result(),
+        "ragged": lambda f: f.write_at(words(0, 100), 5).result(),
+        "write_gather": lambda f: f.write_gather(pages(2), 0).result(),
+        "write_many": lambda f: f.write_many([placed(words(0, 4096))], [0]).result(),
+        "pwrite": lambda f: f.pwrite(words(0, 4096), 0),
+        "size": lambda f: f.size,
+        "truncate": lambda f: f.truncate(5),
+        "preallocate": lambda f: f.preallocate(1 << 20),
+        "flush": lambda f: f.flush(),
+        "lock": lambda f: f.lock(0, 10),
+        "shared": lambda f: f.lock(0, 10, exclusive=False),
+        "unlock": lambda f: f.unlock(100, 10),
+        "close": lambda f: f.close(),
+    }
+    with gio.CompletionQueue(backend=backend) as q:
+        for name, call in calls.items():
+            for honor_locks in (True, False):
+                f = gio.open(path, "r+", direct=direct, queue=q, honor_locks=honor_locks)
+                if name == "unlock":
+                    f.lock(100, 10)
+                close_behind(f)
+                for attempt in (call, call) if name != "close" else (call,):
+                    try:
+                        attempt(f)
+                        print(name, "went well")
+                    except OSError as error:
+                        told = type(error).__name__, error.errno, error.filename == path
+                        print(name, *told, "descriptor" in str(error))
+                try:
+                    f.close()
+                except OSError as error:
+                    print("closing", error.errno, error.filename == path, "descriptor" in str(error))
+"""
+
+
+def test_a_descriptor_that_was_closed_behind_the_files_back(disk_dir: Path, backend: str, direct: bool | None) -> None:
+    """By whoever closes numbers that are not his: os.close, os.closerange, a program that becomes a daemon."""
+    if direct is None:
+        skip_on_windows("the second handle of a direct file is nowhere to be asked for")
+    path = disk_dir.resolve() / "file"
+    path.write_bytes(words(0, 16384))
+    for how in ("close",) if ON_WINDOWS else ("close", "closerange"):
+        told = run_python(CLOSED_BEHIND, path, backend, direct, how, timeout=60).splitlines()
+        assert told and {line.split(" ", 1)[1] for line in told if "closing" not in line} == {
+            f"OSError {errno.EBADF} True True"
+        }, told
+        assert {line for line in told if "closing" in line} == {f"closing {errno.EBADF} True True"}
+        assert len(told) == 2 * (16 * 3 + 1)  # closing twice is fine
+    assert_same_bytes(path.read_bytes(), words(0, 16384))
+
+
 # --- direct or not ---
 
 
@@ -503,6 +575,40 @@ def test_durable_reaches_the_kernel(disk_dir: Path, tmp_path: Path) -> None:
     assert len(written) == 2 and all("RWF_DSYNC" in line for line in written)
     plain = [line for line in lines if str(disk_dir / "plain") in line]
     assert plain and not any("DSYNC" in line for line in plain)
+
+
+@not_on_windows("it has no such calls")
+@pytest.mark.parametrize("backend", ["threads", "sync"])
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EOPNOTSUPP"])
+def test_where_the_newer_calls_are_refused_the_older_ones_do_the_same(
+    disk_dir: Path, tmp_path: Path, backend: str, error: str
+) -> None:
+    """Before Linux 4.7, or in a sandbox. What is durable is so by the descriptor."""
+    script = """
+        import sys, gatherio as gio
+        from oracle import assert_same_bytes, pages, placed, target, words
+        with gio.CompletionQueue(backend=sys.argv[2]) as q:
+            for durable in (False, True):
+                with gio.open(sys.argv[1], "w+", queue=q, durable=durable) as f:
+                    f.write_gather(pages(20), 0).result()
+                    f.write_at(words(81920, 100), 81920).result()
+                    array = target(82020)
+                    assert f.read_at(array, 0).result() == 82020
+                    assert_same_bytes(array, words(0, 82020))
+            print(q.reason)
+    """
+    log = tmp_path / "log"
+    calls = ["-e", "trace=openat,preadv2,pwritev2,preadv,pwritev"]
+    calls += [part for call in ("preadv2", "pwritev2") for part in ("-e", f"inject={call}:error={error}")]
+    told = run_python(script, disk_dir / "file", backend, under=strace(log, "-y", *calls))
+    assert backend != "threads" or "preadv and pwritev" in told
+    lines = [line for line in log.read_text().splitlines() if "/file>" in line]
+    for old in ("preadv", "pwritev"):
+        refused = [line for line in lines if f" {old}2(" in line]
+        made = [line for line in lines if f" {old}(" in line]
+        assert refused and len(made) == len(refused) and not any("= -1" in line for line in made)
+    opened = [line for line in lines if "openat(" in line and "O_DSYNC" in line]
+    assert len(opened) == 2  # the ordinary descriptor, and the one around the cache
 
 
 def test_durable_writes_what_others_write(any_folder: Path, open_file: Opener) -> None:

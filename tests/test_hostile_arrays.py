@@ -31,7 +31,8 @@ import pytest
 from oracle import FOREVER, MIB, PAGE, fault, needs_memlock, not_on_windows
 
 import gatherio as gio
-from gatherio import mapping, pages, segments
+from gatherio._mapping import mapping
+from gatherio._memory import pages, segments
 
 Array = np.ndarray[Any, Any]
 Opener = Callable[..., gio.File]
@@ -437,8 +438,7 @@ def at_every_call(change: Callable[[], object], run: Callable[[], Any]) -> Any:
 
 
 def table_of(made: gio.Segments) -> list[list[int]]:
-    table: list[list[int]] = made._table.tolist()
-    return table
+    return [[segment.address, segment.length] for segment in made._native]
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["array", "__array__"])

@@ -27,7 +27,8 @@ from numpy.lib import format as npy_format
 from oracle import not_on_windows, run_python
 
 import gatherio as gio
-from gatherio import _npy_header, records
+from gatherio._formats import npy_header as _npy_header
+from gatherio._mapping import records
 
 MIB = 1 << 20
 

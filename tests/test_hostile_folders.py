@@ -18,13 +18,16 @@ import pytest
 from oracle import ON_WINDOWS, needs_root, not_on_windows, require, run_python
 
 import gatherio as gio
-from gatherio import __main__ as command_line
-from gatherio import _device, tuning
+from gatherio import _device
+from gatherio import _settings as tuning
+from gatherio.__main__ import main
+from study.command import main as study
 
 NOBODY = 65534
-GATHERIO = [sys.executable, "-m", "gatherio"]
 PACKAGE = Path(gio.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
+GATHERIO = [sys.executable, "-m", "gatherio"]
+STUDY = [sys.executable, str(ROOT / "benchmarks" / "study")]
 #: Python takes the first for one in which names are UTF-8, and the second for one in which they are ASCII.
 LOCALES = {
     "UTF-8": {"LC_ALL": "C.UTF-8"},
@@ -40,9 +43,20 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+def command(*arguments: str | Path) -> list[str]:
+    """How the command line is called; the study's, with the gatherio that is installed, by its own name."""
+    words = list(map(str, arguments))
+    return [*STUDY, *words[1:]] if words[0] == "bench" and "--quick" not in words else [*GATHERIO, *words]
+
+
 def call(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     options = {"errors": "replace", **options}
-    return subprocess.run([*GATHERIO, *map(str, arguments)], capture_output=True, text=True, timeout=200, **options)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, **options)
+
+
+def run(*words: str) -> int:
+    """The same in this process."""
+    return study(words[1:]) if words[0] == "bench" and "--quick" not in words else main(words)
 
 
 def as_nobody(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -53,17 +67,51 @@ def as_nobody(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
 
 # --- the working directory ---
 
-MODULES = ("tqdm", "matplotlib", "zarr", "tensorstore", "h5py", "safetensors", "caio", "obstore", "acquire_zarr")
+MODULES = (
+    "study",
+    "tqdm",
+    "matplotlib",
+    "zarr",
+    "tensorstore",
+    "h5py",
+    "safetensors",
+    "caio",
+    "obstore",
+    "acquire_zarr",
+)
 #: A child of ours would import these, if it looked there first.
 OF_CHILDREN = ("multiprocessing", "pickle", "gatherio", "numpy")
+
+
+def environment_of(packages: Path) -> dict[str, str]:
+    """An environment in which gatherio is a copy in this folder."""
+    shutil.copytree(PACKAGE, packages / "gatherio", ignore=shutil.ignore_patterns("__pycache__"))
+    return {**os.environ, "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment in which gatherio is an installed copy, with no checkout around it."""
-    site = tmp_path / "lib" / "site"
-    shutil.copytree(PACKAGE, site / "gatherio", ignore=shutil.ignore_patterns("__pycache__"))
-    yield {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    yield environment_of(tmp_path / "lib" / "site")
+
+
+def make_checkout(folder: Path) -> dict[str, str]:
+    """What of a checkout `gatherio bench` looks for, and an environment in which it is the one in use."""
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "benchmarks" / "study", folder / "benchmarks" / "study", ignore=without)
+    (folder / "csrc").mkdir()
+    for mark in ("pyproject.toml", "csrc/gatherio.h"):
+        (folder / mark).touch()
+    found = [folder, *folder.rglob("*")]
+    for path in found:  # whoever has fetched ours may have let others write to it
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return environment_of(folder / "src")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> dict[str, str]:
+    """An environment in which gatherio is that of a checkout, without its C."""
+    return make_checkout(tmp_path / "checkout")
 
 
 def plant(folder: Path, modules: tuple[str, ...]) -> Path:
@@ -72,7 +120,8 @@ def plant(folder: Path, modules: tuple[str, ...]) -> Path:
     for module in modules:
         (folder / f"{module}.py").write_text(f"print('{module}', file=open({str(ran)!r}, 'a'))\nraise ImportError\n")
     source = f'#include <stdlib.h>\nint main(void) {{ return system("echo bare_uring >> {ran}"); }}\n'
-    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks" / "study").mkdir(parents=True)
+    (folder / "benchmarks" / "study" / "__init__.py").write_text(f"print('a study', file=open({str(ran)!r}, 'a'))\n")
     for place in (folder, folder / "benchmarks"):
         (place / "bare_uring.c").write_text(source)
     (folder / "bin").mkdir()
@@ -90,7 +139,7 @@ BENCH = ["--tiny", "--section", "memory", "--section", "sequential", "--section"
 @not_on_windows("what is planted are scripts of its shell")
 @pytest.mark.parametrize("how", ["-m", "script", "PYTHONPATH"])
 def test_nothing_in_the_working_directory_is_run(
-    how: str, installed: dict[str, str], disk_dir: Path, tmp_path: Path
+    how: str, checkout: dict[str, str], disk_dir: Path, tmp_path: Path
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -98,77 +147,151 @@ def test_nothing_in_the_working_directory_is_run(
     ran = plant(here, MODULES + OF_CHILDREN if how == "script" else MODULES)
     script = tmp_path / "script"
     script.write_text("import sys\nfrom gatherio.__main__ import main\nsys.exit(main())\n")
-    command = GATHERIO if how == "-m" else [sys.executable, str(script)]
-    environment = {**installed, "PATH": f":.:bin:{installed['PATH']}", "LD_LIBRARY_PATH": ":", "CPATH": ":"}
+    called = GATHERIO if how == "-m" else [sys.executable, str(script)]
+    environment = {**checkout, "PATH": f":.:bin:{checkout['PATH']}", "LD_LIBRARY_PATH": ":", "CPATH": ":"}
     if how == "PYTHONPATH":
         environment["PYTHONPATH"] += ":"  # an empty part
     results = tmp_path / "results.json"
+    options = [*BENCH, "--json", str(results), "--report", str(tmp_path / "report")]
     done = subprocess.run(
-        [*command, "bench", disk_dir, *BENCH, "--json", results, "--report", tmp_path / "report"],
-        cwd=here,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
+        [*called, "bench", disk_dir, *options], cwd=here, env=environment, capture_output=True, text=True, timeout=200
     )
     assert not ran.exists(), ran.read_text()
     assert done.returncode == 0, done.stderr
     assert "matplotlibrc" not in done.stderr
     rows = json.loads(results.read_text())["rows"]
     notes = {row["note"] for row in rows if row["axes"].get("library") == "bare C loop"}
-    assert notes == {
-        "benchmarks/bare_uring.c is not here: run this in a checkout of gatherio, or give --bare-loop FILE"
-    }
+    assert notes == {"benchmarks/bare_uring.c is not here, or others may write to it: give --bare-loop FILE"}
     assert not any(row["note"].startswith("failed") for row in rows), rows
 
 
+@pytest.mark.parametrize("how", ["-m", "PYTHONPATH"])
+def test_an_installed_package_finds_no_study_but_has_the_headline(
+    how: str, installed: dict[str, str], disk_dir: Path, tmp_path: Path
+) -> None:
+    """Not even where it stands in what looks like a checkout."""
+    here = tmp_path / "here"
+    here.mkdir()
+    ran = plant(here, MODULES)
+    (here / "csrc").mkdir()
+    for mark in ("pyproject.toml", "csrc/gatherio.h"):
+        (here / mark).touch()
+    if how == "PYTHONPATH":
+        installed["PYTHONPATH"] += os.pathsep  # an empty part
+    for place in (here, Path(installed["PYTHONPATH"].rstrip(os.pathsep)).parent):
+        done = call("bench", disk_dir, "--quick", "--tiny", cwd=place, env=installed)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "save .npy, durable" in done.stdout
+        report = ["--quick", "--report", tmp_path / "report", "--bare-loop", "a.c"]
+        for options, without in (([], ""), (["--section", "memory"], ""), (report, " without --report, --bare-loop")):
+            bench = [*GATHERIO, "bench", disk_dir, "--tiny", *options]
+            done = subprocess.run(bench, cwd=place, env=installed, capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr == (
+                "gatherio bench: the study is not part of the installed package: run python benchmarks/study in a "
+                f"checkout of gatherio; gatherio bench --quick works here{without}\n"
+            )
+    assert not ran.exists(), ran.read_text()
+    assert list(disk_dir.iterdir()) == []
+
+
 @not_on_windows("it has no io_uring")
-def test_the_bare_loop_that_is_named_is_run(installed: dict[str, str], disk_dir: Path, tmp_path: Path) -> None:
+def test_the_bare_loop_that_is_named_is_run(checkout: dict[str, str], disk_dir: Path, tmp_path: Path) -> None:
     require("cc", "gcc")
     results = tmp_path / "results.json"
     options = ["--tiny", "--section", "sequential", "--bare-loop", "bare_uring.c", "--json", results]
     shutil.copy(ROOT / "benchmarks" / "bare_uring.c", tmp_path)
-    done = call("bench", disk_dir, *options, cwd=tmp_path, env=installed)
+    bench = [*GATHERIO, "bench", disk_dir, *options]
+    done = subprocess.run(bench, cwd=tmp_path, env=checkout, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     rows = [row for row in json.loads(results.read_text())["rows"] if row["axes"].get("library") == "bare C loop"]
     assert rows and all(row["rounds"] for row in rows), rows
 
 
-@not_on_windows("it has no io_uring")
+def study_found(environment: dict[str, str]) -> str:
+    script = "from gatherio._cli import bench; print(bench.study_folder())"
+    done = subprocess.run([sys.executable, "-c", script], cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_study_is_that_of_the_checkout_around_us(checkout: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "checkout"
+    assert study_found(checkout) == str(folder / "benchmarks" / "study")
+    for mark in ("pyproject.toml", "csrc/gatherio.h", "benchmarks/study/__init__.py"):
+        (folder / mark).rename(folder / "aside")
+        assert study_found(checkout) == "None", "it is no checkout"
+        (folder / "aside").rename(folder / mark)
+    (folder / "src").rename(folder / "lib")
+    assert study_found({**checkout, "PYTHONPATH": str(folder / "lib")}) == "None"
+
+
+@not_on_windows("it has other rights")
 @needs_root("to give files away")
-def test_the_source_is_that_of_a_checkout_that_is_safe(installed: dict[str, str], tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    shutil.copytree(installed["PYTHONPATH"], checkout / "src")
-    (checkout / "benchmarks").mkdir()
-    source = checkout / "benchmarks" / "bare_uring.c"
-    script = "from gatherio.bench import bare_loop; print(bare_loop.checkout_source())"
-
-    def found() -> str:
-        environment = {**installed, "PYTHONPATH": str(checkout / "src")}
-        done = subprocess.run([sys.executable, "-c", script], cwd="/", env=environment, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    source.touch()
-    assert found() == "None", "it is no checkout"
-    (checkout / "csrc").mkdir()
-    for mark in ("pyproject.toml", "csrc/gatherio.h"):
-        (checkout / mark).touch()
-    assert found() == str(source)
-    for place in (checkout, source.parent, source):
+def test_nobody_has_a_say_in_the_study_who_has_none_in_the_package(checkout: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "checkout" / "benchmarks" / "study"
+    bytecode = folder / "__pycache__"
+    bytecode.mkdir(mode=0o755)
+    (bytecode / "fio.pyc").touch(mode=0o644)
+    inner = [folder / "command.py", bytecode, bytecode / "fio.pyc"]
+    assert study_found(checkout) == str(folder)
+    for place in (tmp_path / "checkout", folder.parent, folder, *inner):
         mode = place.stat().st_mode
-        place.chmod(0o1777)
-        assert found() == "None"
+        place.chmod(mode | 0o002)
+        assert study_found(checkout) == "None", place
         place.chmod(mode)
         os.chown(place, NOBODY, -1)
-        assert found() == "None"
+        assert study_found(checkout) == "None", place
+        os.chown(place, 0, -1)
+    for place in inner[:1]:
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+        assert study_found(checkout) == "None", place
+
+
+def test_a_package_that_is_called_study_as_well_is_not_taken_for_it(
+    checkout: dict[str, str], disk_dir: Path, tmp_path: Path
+) -> None:
+    """Nor in the processes that the study starts."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "study.py").write_text("raise SystemExit('another study')\n")
+    environment = {**checkout, "PYTHONPATH": f"{other}{os.pathsep}{checkout['PYTHONPATH']}"}
+    bench = [*GATHERIO, "bench", disk_dir, "--tiny", "--section", "memory"]
+    done = subprocess.run(bench, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gatherio.load, out=" in done.stdout and "failed" not in done.stdout
+
+
+@not_on_windows("it has no io_uring")
+@needs_root("to give files away")
+def test_the_source_of_the_bare_loop_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from study import bare_loop
+
+    benchmarks = tmp_path / "benchmarks"
+    benchmarks.mkdir(mode=0o755)
+    module, source = benchmarks / "bare_loop.py", benchmarks / "bare_uring.c"
+    module.touch(mode=0o644)
+    monkeypatch.setattr(bare_loop, "__file__", str(module))
+    monkeypatch.setattr(bare_loop, "SOURCE", source)
+    assert bare_loop.own_source() is None
+    source.touch(mode=0o644)
+    assert bare_loop.own_source() == source
+    for place in (benchmarks, source):
+        mode = place.stat().st_mode
+        place.chmod(0o1777)
+        assert bare_loop.own_source() is None
+        place.chmod(mode)
+        os.chown(place, NOBODY, -1)
+        assert bare_loop.own_source() is None
         os.chown(place, 0, -1)
     source.rename(tmp_path / "elsewhere.c")
     source.symlink_to(tmp_path / "elsewhere.c")
-    assert found() == "None"
+    assert bare_loop.own_source() is None
 
 
 def test_programs_are_found_where_path_names_whole_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gatherio import _programs
+    from study import programs
 
     name = "some-program.exe" if ON_WINDOWS else "some-program"
     for place in (tmp_path, tmp_path / "bin", tmp_path / "whole"):
@@ -180,33 +303,44 @@ def test_programs_are_found_where_path_names_whole_folders(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
         patch.setenv("PATH", os.pathsep.join(relative))
-        assert _programs.find("some-program") is None
+        assert programs.find("some-program") is None
         patch.setenv("PATH", os.pathsep.join([*relative, str(tmp_path / "whole")]))
-        assert _programs.find("some-program") == str(tmp_path / "whole" / name)
+        assert programs.find("some-program") == str(tmp_path / "whole" / name)
         patch.delenv("PATH")
-        assert _programs.find("some-program") is None
+        assert programs.find("some-program") is None
 
 
 # --- a work folder that is taken away ---
 
 DECOYS = [
-    *("gathered.bin", "staged.bin", "numpy.bin", "asked.bin", "probe.npy", "gatherio.npy", "numpy.npy", "ordinary.npy"),
+    *(
+        "gathered.bin",
+        "staged.bin",
+        "numpy.bin",
+        "asked.bin",
+        "probe.npy",
+        "gatherio.npy",
+        "numpy.npy",
+        "ordinary.npy",
+    ),
     *("kept.bin", "overwritten.bin", "fio-probe.bin", "memory.npy", "saved.npy", "loaded.npy", "bare_uring", "new.bin"),
 ]
 TAKEN: dict[str, tuple[str, list[str]]] = {
-    "demo": ("gatherio.demo.info", ["--size", "1M"]),
+    "demo": ("gatherio._cli.demo_job.info", ["demo", "DIR", "--size", "1M"]),
     "bench": (
-        "gatherio.bench.command.machine_facts",
-        ["--tiny", *(f"--section={name}" for name in ("memory", "sequential", "arrays", "kinds", "maps"))],
+        "study.command.machine_facts",
+        ["bench", "DIR", "--tiny"]
+        + [f"--section={name}" for name in ("memory", "sequential", "arrays", "kinds", "maps")],
     ),
-    "tune": ("gatherio.bench.tune_command.Bed", ["--tiny"]),
+    "bench --quick": ("gatherio._cli.quick.facts", ["bench", "DIR", "--quick", "--tiny"]),
+    "tune": ("gatherio._cli.tune.Bed", ["tune", "DIR", "--tiny"]),
 }
 
 
 @not_on_windows("it lets nobody rename a folder in which files are open")
-@pytest.mark.parametrize("command", TAKEN)
+@pytest.mark.parametrize("called", TAKEN)
 def test_nothing_elsewhere_is_touched_when_a_link_takes_the_work_folders_place(
-    command: str, disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    called: str, disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     victim, folder, aside = tmp_path / "victim", disk_dir / "folder", disk_dir / "aside"
     victim.mkdir()
@@ -214,7 +348,7 @@ def test_nothing_elsewhere_is_touched_when_a_link_takes_the_work_folders_place(
     for name in DECOYS:
         (victim / name).write_text(name)
     (victim / "peer-numpy").mkdir()
-    where, options = TAKEN[command]
+    where, words = TAKEN[called]
     real = pytest.importorskip(where.rpartition(".")[0]).__dict__[where.rpartition(".")[2]]
 
     def taken_away(*arguments: Any, **more: Any) -> Any:
@@ -226,7 +360,7 @@ def test_nothing_elsewhere_is_touched_when_a_link_takes_the_work_folders_place(
         return real(*arguments, **more)
 
     monkeypatch.setattr(where, taken_away)
-    assert command_line.main([command, str(folder), *options]) == 0, capfd.readouterr().err
+    assert run(*(str(folder) if word == "DIR" else word for word in words)) == 0, capfd.readouterr().err
     assert aside.exists(), "it has not been taken away"
     assert {path.name: path.read_text() for path in victim.glob("*.*")} == {
         name: name for name in DECOYS if "." in name
@@ -354,7 +488,7 @@ def out_of_nobodys(folder: Path) -> Path:
 
 @not_on_windows("it has other rights")
 @needs_root("to be attacked as root")
-@pytest.mark.parametrize("command", ["demo", "bench", "tune"])
+@pytest.mark.parametrize("called", ["demo", "bench --tiny", "bench --quick --tiny", "tune --tiny"])
 @pytest.mark.parametrize(
     "make",
     [
@@ -369,14 +503,15 @@ def out_of_nobodys(folder: Path) -> Path:
     ],
 )
 def test_root_refuses_a_folder_that_somebody_else_can_lead_it_out_of(
-    make: Callable[[Path], Path], command: str, disk_dir: Path, capfd: pytest.CaptureFixture[str]
+    make: Callable[[Path], Path], called: str, disk_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = make(disk_dir)
     before = sorted(disk_dir.rglob("*"))
-    assert command_line.main([command, str(folder), *(["--tiny"] if command != "demo" else [])]) == 2
+    name, *options = called.split(" ")
+    assert run(name, str(folder), *options) == 2
     out, errors = capfd.readouterr()
     (line,) = errors.splitlines()
-    assert line.startswith(f"gatherio {command}: {folder}: ")
+    assert line.startswith(f"gatherio {name}: {folder}: ")
     assert "belongs to the user nobody" in line or "may rename what lies in the folder" in line
     assert "sudo -u" in line
     assert sorted(disk_dir.rglob("*")) == before
@@ -672,7 +807,8 @@ NAMES = [
 MOUNTED = """
     import contextlib, ctypes, json, os, sys
     import gatherio as gio
-    from gatherio import _device, tuning
+    from gatherio import _device
+    from gatherio import _settings as tuning
     from gatherio.__main__ import main
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -797,6 +933,9 @@ CALLS: list[tuple[str, int]] = [
     (" ".join(["bench DIR --report DIR/report", *QUICK]), 0),
     ("bench DIR --tiny --resume DIR/file", 2),
     ("bench DIR/NAME", 2),
+    ("bench DIR --quick --tiny --json DIR/results.json", 0),
+    ("bench DIR --quick --tiny --json DIR/file/results", 1),
+    ("bench DIR/NAME --quick", 2),
     ("bench DIR --section NAME", 2),
 ]
 
@@ -811,7 +950,7 @@ def test_names_are_printed_without_what_a_terminal_acts_on(
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("LOCALAPPDATA" if ON_WINDOWS else "XDG_CONFIG_HOME", str(hostile_dir / "config"))
     words = [word.replace("DIR", str(hostile_dir)).replace("NAME", hostile_dir.name) for word in called.split(" ")]
-    done = subprocess.run([*GATHERIO, *words], capture_output=True, timeout=200)
+    done = subprocess.run(command(*words), capture_output=True, timeout=200)
     assert_harmless(done.stdout, done.stderr)
     assert done.returncode == code
     if called == "info DIR --json" and locale == "UTF-8":
@@ -821,10 +960,10 @@ def test_names_are_printed_without_what_a_terminal_acts_on(
 def test_warnings_are_printed_without_it() -> None:
     script = """if True:
         import sys, warnings
-        from gatherio import __main__ as command_line
+        from gatherio._cli import info, main
 
-        command_line.info = lambda path: warnings.warn(sys.argv[1]) or {}
-        sys.exit(command_line.main(["info", "--json"]))
+        info.info = lambda path: warnings.warn(sys.argv[1]) or {}
+        sys.exit(main.main(["info", "--json"]))
     """
     done = subprocess.run([sys.executable, "-c", script, HOSTILE], capture_output=True, timeout=60)
     assert_harmless(done.stderr)
@@ -838,8 +977,8 @@ def test_faults_of_ours_are_told_without_it(
     def fail(*_: object) -> None:
         raise RuntimeError(HOSTILE)
 
-    monkeypatch.setattr(command_line, "info", fail)
-    assert command_line.main(["info"]) == 1
+    monkeypatch.setattr("gatherio._cli.info.info", fail)
+    assert main(["info"]) == 1
     errors = capfd.readouterr().err
     assert_harmless(errors.encode())
     assert errors.startswith("Traceback ") and "RuntimeError: x" in errors
@@ -852,8 +991,8 @@ def test_progress_is_shown_without_it(has_tqdm: bool) -> None:
         import os, sys
         if sys.argv[2] == "False":
             sys.modules["tqdm"] = sys.modules["tqdm.auto"] = None
-        from gatherio import _report
-        with _report.progress() as step:
+        from gatherio._cli import text
+        with text.progress() as step:
             step(0, 2, sys.argv[1])
             step(1, 2, sys.argv[1])
         if sys.argv[2] == "True":
@@ -875,7 +1014,8 @@ def test_progress_is_shown_without_it(has_tqdm: bool) -> None:
 
 
 def test_results_of_others_are_harmless_in_tables_and_pictures(tmp_path: Path, disk_dir: Path) -> None:
-    from gatherio.bench import document, report
+    from gatherio._cli import quick
+    from study import document, report
 
     results = tmp_path / "results.json"
     done = call("bench", disk_dir, "--tiny", "--section", "peers", "--json", results)
@@ -893,7 +1033,7 @@ def test_results_of_others_are_harmless_in_tables_and_pictures(tmp_path: Path, d
     assert "<script" not in ours and "<!" not in ours and "](" not in ours and "&lt;img" not in ours
     assert "&lt;script&gt;a&lt;/script&gt;" in ours
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
-    assert_harmless(report.opening(found).encode(), report.group_text(found, "peers", "read, cold").encode())
+    assert_harmless(quick.opening(found["machine"]).encode(), report.group_text(found, "peers", "read, cold").encode())
 
 
 # --- the way that the surroundings lead programs and files ---
@@ -904,7 +1044,7 @@ def test_the_compiler_keeps_nothing_in_a_folder_that_others_name(
     disk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files between compiler and assembler are code that will be run, and their names are used twice."""
-    from gatherio.bench import bare_loop
+    from study import bare_loop
 
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\nprintf "%s\\n" "$TMPDIR" "$TMP" "$TEMP" "$PWD" > told\n')
@@ -919,18 +1059,18 @@ def test_the_compiler_keeps_nothing_in_a_folder_that_others_name(
 
 @not_on_windows("it lets nobody rename the working directory")
 def test_the_working_directory_is_the_same_one_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gatherio import _programs
+    from study import programs
 
     here, other = tmp_path / "here", tmp_path / "other"
     here.mkdir()
     other.mkdir()
     monkeypatch.chdir(here)
-    with _programs.working_in(Path("/")):
+    with programs.working_in(Path("/")):
         here.rename(tmp_path / "moved")
         here.symlink_to(other)
     assert os.path.samefile(os.curdir, tmp_path / "moved")
     (tmp_path / "moved").rmdir()
-    with _programs.working_in(Path("/")):
+    with programs.working_in(Path("/")):
         assert os.getcwd() == "/"
     assert os.listdir(os.curdir) == []
 
@@ -941,7 +1081,7 @@ def test_bench_without_proc(disk_dir: Path, monkeypatch: pytest.MonkeyPatch, cap
 
     for module in (_folders, sys.modules[info.__module__]):
         monkeypatch.setattr(module, "path_of", lambda descriptor: "")
-    assert command_line.main(["bench", str(disk_dir), *QUICK]) == 0, capfd.readouterr().err
+    assert study([str(disk_dir), *QUICK]) == 0, capfd.readouterr().err
     assert list(disk_dir.iterdir()) == [] and _folders.named("x/") == "x/"
 
 
@@ -1001,6 +1141,7 @@ def test_what_does_not_fit_is_told_with_its_name(disk_dir: Path, tmp_path: Path)
     script = """
         import ctypes, os, sys
         from gatherio.__main__ import main
+        from study.command import main as study
 
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.unshare(0x00020000) == 0 and libc.mount(None, b"/", None, 1 << 14 | 1 << 18, None) == 0
@@ -1013,21 +1154,27 @@ def test_what_does_not_fit_is_told_with_its_name(disk_dir: Path, tmp_path: Path)
             except OSError:
                 pass
         os.environ["XDG_CONFIG_HOME"] = full
-        bench = ["bench", sys.argv[1], "--tiny", "--section", "kinds", "--max-bytes", "1"]
-        codes = [main([*bench, "--json", f"{full}/j"]), main([*bench, "--report", f"{full}/r"])]
+        bench = [sys.argv[1], "--tiny", "--section", "kinds", "--max-bytes", "1"]
+        codes = [study([*bench, "--json", f"{full}/j"]), study([*bench, "--report", f"{full}/r"])]
+        codes.append(main(["bench", sys.argv[1], "--quick", "--tiny", "--json", f"{full}/j"]))
         codes.append(main(["tune", sys.argv[1], "--tiny"]))
-        assert codes == [1, 1, 1], codes
+        assert codes == [1, 1, 1, 1], codes
         assert [name for _, _, names in os.walk(full) for name in names] == ["filling"]  # nothing half written
     """
     full = tmp_path / "full"
     full.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), disk_dir, full], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", textwrap.dedent(script), disk_dir, full],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")},
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
         f"gatherio bench: {full}/j: No space left on device",
         f"gatherio bench: {full}/r/study.md: No space left on device",
+        f"gatherio bench: {full}/j: No space left on device",
         f"gatherio tune: {full}/gatherio/tuning.json: No space left on device",
     ]
 
@@ -1035,7 +1182,7 @@ def test_what_does_not_fit_is_told_with_its_name(disk_dir: Path, tmp_path: Path)
 @not_on_windows("it has no /proc")
 def test_what_has_taken_a_new_files_name_keeps_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without /proc a small file is opened by its name once more."""
-    from gatherio import _replace
+    from gatherio._core import replace as _replace
 
     victim, real = tmp_path / "victim", open
     victim.write_text("precious")
@@ -1058,7 +1205,7 @@ def test_what_has_taken_a_new_files_name_keeps_its_content(tmp_path: Path, monke
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_text_that_the_output_cannot_encode_is_escaped(errors: str) -> None:
     """In the C locale Python has surrogateescape, which lets bytes through and stops at letters."""
-    script = "from gatherio._report import say; say('Gr\\xf6\\ufffd\\udcff')"
+    script = "from gatherio._cli.text import say; say('Gr\\xf6\\ufffd\\udcff')"
     environment = {**os.environ, "PYTHONIOENCODING": f"ascii:{errors}"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout.split()) == (0, [b"Gr\\xf6\\ufffd\\udcff"]), done.stderr
@@ -1067,6 +1214,6 @@ def test_text_that_the_output_cannot_encode_is_escaped(errors: str) -> None:
 @pytest.mark.parametrize("text", ["9" * 400, "8388608T", str(2**63)])
 def test_a_size_that_nothing_has_is_refused(text: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        command_line.main(["demo", "--size", text])
+        main(["demo", "--size", text])
     assert ended.value.code == 2
     assert "is more than any file holds" in capfd.readouterr().err

@@ -34,8 +34,8 @@ from this_process import comes_down, handle_count
 
 import gatherio as gio
 from gatherio import _native as native
-from gatherio import file as file_module
-from gatherio import sections as sections_module
+from gatherio._core import file as file_module
+from gatherio._mapping import sections as sections_module
 
 Opener = Callable[..., gio.File]
 
@@ -164,7 +164,7 @@ def test_an_open_that_ctrl_c_breaks_off_leaves_nothing_open(disk_dir: Path, monk
 def test_a_mapping_that_ctrl_c_breaks_off_leaves_nothing_open(
     kind: str, disk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a descriptor nor a name whose gate is shut: all who want it would wait for this process."""
+    """Neither a descriptor nor a name that is locked: all who want it would wait for this process."""
 
     class Interrupted:
         def __getattr__(self, name: str) -> object:
@@ -226,7 +226,7 @@ def test_no_function_of_pythons_stands_between_the_end_of_an_object_and_the_core
         objects = {
             "pages": gio.zeros(MIB, "u1"),
             "file": f.__dict__.pop("_place"),
-            "window": mapping._section.map(0, MIB),
+            "view": mapping._section.map(0, MIB),
         }
         mapping.close()
         objects["section"] = mapping.__dict__.pop("_section")
@@ -342,7 +342,7 @@ def test_closing_while_others_submit(disk_dir: Path, backend: str) -> None:
                     thread.join()
                 assert surprises == []
                 assert all(operation.result(0) == 100 for operation in finished)
-            assert not queue._inflight
+            assert not queue._engine.inflight
     finally:
         sys.setswitchinterval(before)
 

@@ -27,6 +27,7 @@ from oracle import (
     not_on_windows,
     not_under_wine,
     run_python,
+    strace,
     words,
 )
 from peers import Peer, PeerError
@@ -410,6 +411,94 @@ def test_save_and_load_can_ignore_locks(disk_dir: Path) -> None:
         for honor_locks in (True, False):
             gio.save(path, np.arange(10), honor_locks=honor_locks)  # a new file, on which there is no lock
             assert gio.load(path).sum() == 45
+
+
+# --- many places, many locks ---
+
+
+def in_the_way(held: list[tuple[int, int, bool]], places: list[tuple[int, int]], writes: bool) -> bool:
+    """Whether a lock of `held` (offset, length, exclusive) is on one of the places."""
+    return any((writes or exclusive) and meet((at, n), place) for at, n, exclusive in held for place in places)
+
+
+@on_linux
+@pytest.mark.parametrize("seed", range(4))
+def test_batches_among_locks_of_several_holders(path: Path, f: gio.File, seed: int) -> None:
+    """The kernel has locks by their holders, and one of this very process (POSIX) is in nobody's way."""
+    numbers = np.random.default_rng(seed)
+    with gio.open(path, "r+") as g, gio.open(path, "r+") as h, open(path, "r+b") as plain:
+        for _ in range(60):
+            held: dict[Any, list[tuple[int, int, bool]]] = {f: [], g: [], h: [], plain: []}
+            for _ in range(numbers.integers(25)):
+                holder = list(held)[numbers.integers(4)]
+                at, n, exclusive = int(numbers.integers(390)), int(numbers.integers(1, 9)), bool(numbers.integers(2))
+                try:
+                    if holder is plain:
+                        fcntl.lockf(plain, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB, n, at)
+                    else:
+                        holder.lock(at, n, exclusive=exclusive)
+                    held[holder].append((at, n, exclusive))
+                except (gio.LockedError, BlockingIOError):
+                    continue
+            for _ in range(6):
+                count, width = int(numbers.integers(1, 12)), int(numbers.integers(1, 6))
+                offsets, array = numbers.integers(0, 390, count), np.zeros((count, width), "u1")
+                places = [(int(at), width) for at in offsets]
+                for writes, call in ((False, f.read_many), (True, f.write_many)):
+                    own = [lock for lock in held[f] if not lock[2]] if writes else []
+                    expected = in_the_way(held[g] + held[h] + own, places, writes)
+                    assert refused(lambda: call(array, offsets).result(FOREVER)) == expected  # noqa: B023
+            fcntl.lockf(plain, fcntl.LOCK_UN)
+            for holder in (f, g, h):
+                for at, n, _ in held[holder]:
+                    holder.unlock(at, n)
+            f.lock(0, ALL).unlock()
+
+
+@on_linux
+@pytest.mark.parametrize("holder", ["another file", "this process"])
+def test_a_batch_asks_once_for_each_stretch_without_a_lock(path: Path, tmp_path: Path, holder: str) -> None:
+    """And not once for each of 3000 places, with 500 locks between the first and the last."""
+    script = """
+        import sys, fcntl, numpy as np, gatherio as gio
+        path, mine = sys.argv[1], sys.argv[2] == "this process"
+        with gio.open(path, "r+") as f, gio.open(path, "r+") as g, open(path, "r+b") as plain:
+            for i in range(500):
+                if mine:
+                    fcntl.lockf(plain, fcntl.LOCK_EX, 5, 20_000 + 10 * i)
+                else:
+                    g.lock(20_000 + 10 * i, 5)
+            places = 10 * np.arange(3000)
+            places[1500:] += 20_000
+            for offsets in (places, places[::-1], np.append(places, 20_005)):
+                array = np.zeros((len(offsets), 5), "u1")
+                assert f.read_many(array, offsets).result() == f.write_many(array, offsets).result() == array.nbytes
+            try:
+                f.read_many(array, np.append(places, 20_012)).result()
+                assert mine
+            except gio.LockedError:
+                assert not mine
+    """
+    log = tmp_path / "log"
+    run_python(script, path, holder, under=strace(log, "-e", "trace=fcntl"))
+    # Seven batches: all at once, then around the cluster; of those that reach into it also the locks there, one by one.
+    assert 7 < log.read_text().count("F_OFD_GETLK") <= 100
+
+
+@on_linux
+def test_a_lock_that_covers_many_others_goes_and_they_stay(f: gio.File, g: gio.File) -> None:
+    others = [f.lock(10 * i, 5 + i % 7, exclusive=False) for i in range(1, 500)]  # some touch, some meet
+    f.lock(3, 6000, exclusive=False).unlock()
+    free = [byte for byte in range(6003) if not any(lock.offset <= byte < lock.offset + lock.length for lock in others)]
+    for byte in free:
+        g.lock(byte, 1).unlock()
+    for lock in others[::2]:
+        lock.unlock()
+    for lock in others[1::2]:
+        assert refused(lambda: g.lock(lock.offset, 1)) and refused(lambda: g.lock(lock.offset + lock.length - 1, 1))  # noqa: B023
+        g.lock(lock.offset - 1, 1).unlock()
+        lock.unlock()
+    g.lock(0, ALL).unlock()
 
 
 # --- waiting ---

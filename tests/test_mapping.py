@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from oracle import (
     PAGE,
     assert_same_bytes,
     not_on_windows,
+    press_ctrl_c,
     run_python,
     shim,
     strace,
@@ -40,7 +42,10 @@ from oracle import (
 from peers import Peer
 
 import gatherio as gio
-from gatherio import mapping as mapping_module
+from gatherio import _native as native
+from gatherio._mapping import mapping as mapping_module
+from gatherio._mapping import records
+from gatherio._mapping import sections as sections_module
 
 on_linux = not_on_windows("it refuses that, or has no such thing")
 needs_fork = not_on_windows("it has no fork")
@@ -58,7 +63,7 @@ def path(disk_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def maps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The windows that were mapped: start and stop of each."""
+    """The views that were mapped: start and stop of each."""
     seen: list[tuple[int, int]] = []
     true_map = mapping_module.Section.map
 
@@ -211,6 +216,134 @@ def test_reading_and_writing_bytes(path: Path) -> None:
 
 
 # --- sizes ---
+
+
+# What copies much tells whether the thread has the GIL meanwhile.
+TELLING = """
+    #include <dlfcn.h>
+    #include <sys/uio.h>
+    static long held, copied;
+    static void look(size_t nbytes)
+    {
+        int (*has_gil)(void) = dlsym(RTLD_DEFAULT, "PyGILState_Check");
+        copied++;
+        held += has_gil && has_gil();
+    }
+    static void *copy(void *to, const void *from, size_t nbytes)
+    {
+        static void *(*real)(void *, const void *, size_t);
+        if (!real)
+            real = dlsym(RTLD_NEXT, "memmove");
+        if (nbytes >= 1 << 20)
+            look(nbytes);
+        return real(to, from, nbytes);
+    }
+    void *memcpy(void *to, const void *from, size_t nbytes) { return copy(to, from, nbytes); }
+    void *memmove(void *to, const void *from, size_t nbytes) { return copy(to, from, nbytes); }
+    #define BY_THE_KERNEL(name)                                                                                     \\
+        ssize_t name(pid_t pid, const struct iovec *ours, unsigned long n, const struct iovec *other,               \\
+                     unsigned long m, unsigned long flags)                                                          \\
+        {                                                                                                           \\
+            ssize_t (*real)(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long,        \\
+                            unsigned long) = dlsym(RTLD_NEXT, #name);                                               \\
+            if (other->iov_len >= 1 << 20)                                                                          \\
+                look(other->iov_len);                                                                               \\
+            return real(pid, ours, n, other, m, flags);                                                             \\
+        }
+    BY_THE_KERNEL(process_vm_readv)
+    BY_THE_KERNEL(process_vm_writev)
+    long times_copied(void) { long told = copied; copied = 0; return told; }
+    long times_held(void) { return held; }
+"""
+
+
+@on_linux
+def test_much_is_copied_without_the_gil(disk_dir: Path, tmp_path: Path) -> None:
+    """Whatever is copied, and once: other threads go on meanwhile."""
+    script = """
+        import ctypes, sys, gatherio as gio, numpy as np
+        shim = ctypes.PyDLL(None)
+        n = 4 << 20
+        a = np.arange(n, dtype="u1")
+        b = np.lib.stride_tricks.as_strided(a[: n // 2], (n // 2,), (2,))
+        def do(what, call):
+            shim.times_copied()
+            before = shim.times_held()
+            call()
+            print(what, shim.times_copied(), shim.times_held() - before)
+        shim.memcpy(ctypes.c_void_p(a.ctypes.data), ctypes.c_void_p(a.ctypes.data + n // 2), ctypes.c_size_t(n // 2))
+        print("the test itself", shim.times_copied(), shim.times_held())
+        for what in (None, sys.argv[1]):
+            with gio.Mapping(what, size=2 * n) as m:
+                do("write", lambda: m.write(a, 0))
+                do("write", lambda: m.write(bytearray(n), 0))
+                do("read", lambda: m.read(0, n))
+                do("read", lambda: m.read(0, out=a))
+                do("read", lambda: m.read(0, out=bytearray(n)))
+                do("put", lambda: m.put(a, 5))
+                do("get", lambda: m.get(5))
+                if what:
+                    with gio.Mapping(what, "c") as c:
+                        do("read", lambda: c.read(0, n))
+                m.write(b, 0), m.put(b, 0), m.get(0)
+        print("in all", shim.times_held())
+    """
+    (disk_dir / "file").touch()
+    told = run_python(script, disk_dir / "file", under=shim(tmp_path, TELLING)).splitlines()
+    assert told[0] == "the test itself 1 1" and told[-1] == "in all 1", told
+    assert [line.split()[1:] for line in told[1:-1]] == [["1", "0"]] * 15, told
+
+
+def test_what_is_read_is_there_once(path: Path) -> None:
+    n = 32 * MIB
+    with gio.Mapping(path, size=n) as m:
+        m.read(0, 1)
+        tracemalloc.start()
+        try:
+            read = m.read(0)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(read) == n and n <= peak < n + MIB
+        assert_same_bytes(read[:100_001], words(0, 100_001))
+
+
+@pytest.mark.parametrize("call", ["read", "read into", "write", "put", "get"])
+def test_ctrl_c_while_much_is_copied(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered behind the part that is being copied, which is small."""
+    much = 512 * MIB
+    memory = np.empty(much, "u1")  # nobody touches it
+    parts: list[int] = []
+
+    class Lib:
+        def __getattr__(self, name: str) -> object:
+            return getattr(native.lib, name)
+
+        def gio_section_copy(self, section: Any, direction: int, view: Any, memory: Any, nbytes: int, end: int) -> int:
+            if nbytes < MIB:
+                return int(native.lib.gio_section_copy(section, direction, view, memory, nbytes, end))
+            parts.append(nbytes)
+            press_ctrl_c()
+            return 0
+
+    with gio.Mapping(None, size=much + PAGE) as m:
+        calls: dict[str, Callable[[], object]] = {
+            "read": lambda: m.read(0, much),
+            "read into": lambda: m.read(0, out=memory),
+            "write": lambda: m.write(memory, 0),
+            "put": lambda: m.put(memory, 0),
+            "get": lambda: m.get(0),
+        }
+        record = records.Record(
+            records.ARRAY, b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}" % much, memory
+        )
+        monkeypatch.setattr(records, "_checksum", lambda *_: 0)
+        if call == "get":
+            m.write(record.header() + record.description, 0)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(sections_module, "lib", Lib())
+            calls[call]()
+    assert len(parts) == 1 and parts[0] <= 256 * MIB
 
 
 def test_a_longer_file_is_made(path: Path) -> None:
@@ -498,7 +631,7 @@ def test_a_signal_while_memory_is_committed(tmp_path: Path) -> None:
 
 
 def test_beyond_4_gib(disk_dir: Path) -> None:
-    """The high halves of offsets and lengths; windows, and views that cross them."""
+    """The high halves of offsets and lengths; views, and arrays that cross their ends."""
     path = disk_dir / "sparse"
     with open(path, "wb") as plain:
         plain.truncate(5 * GIB + 77)
@@ -526,44 +659,44 @@ def test_beyond_4_gib(disk_dir: Path) -> None:
                 assert int.from_bytes(plain.read(8), "little") == mark + 1
 
 
-# --- windows ---
+# --- views ---
 
 
 @pytest.mark.parametrize("by", [-1, 0, 1])
-def test_a_view_that_ends_where_windows_do(
+def test_an_array_that_ends_where_views_do(
     disk_dir: Path, maps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, by: int
 ) -> None:
-    """On the boundary, where the next window begins and where its own ends; a byte before, and a byte behind."""
-    window, count = 64 * KIB, 5
-    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", window)
-    path = disk_dir / "windows"
-    path.write_bytes(words(0, count * window))
+    """On the boundary, where the next view begins and where its own ends; a byte before, and a byte behind."""
+    unit, count = 64 * KIB, 5
+    monkeypatch.setattr(mapping_module, "VIEW_BYTES", unit)
+    path = disk_dir / "views"
+    path.write_bytes(words(0, count * unit))
     with gio.Mapping(path, "r") as m:
-        for boundary in range(window, count * window + 1, window):
-            for start in (boundary - 1, boundary - window, boundary - 2 * window, boundary - 2 * window + 5000, 0):
+        for boundary in range(unit, count * unit + 1, unit):
+            for start in (boundary - 1, boundary - unit, boundary - 2 * unit, boundary - 2 * unit + 5000, 0):
                 stop = min(boundary + by, m.size)
                 if not 0 <= start < stop:
                     continue
                 maps.clear()
-                view = m.array(stop - start, "u1", start)
-                assert_same_bytes(view, words(start, stop - start), start)
-                first = start - start % window
-                for begin, end in maps:  # the window of its beginning wherever it lies within one, and no other
+                array = m.array(stop - start, "u1", start)
+                assert_same_bytes(array, words(start, stop - start), start)
+                first = start - start % unit
+                for begin, end in maps:  # the view of its beginning wherever it lies within one, and no other
                     assert begin <= start and stop <= end
-                    assert (begin == first and end == min(first + 2 * window, m.size)) or stop > first + 2 * window
+                    assert (begin == first and end == min(first + 2 * unit, m.size)) or stop > first + 2 * unit
 
 
-def test_many_small_views_are_few_mappings(path: Path, maps: list[tuple[int, int]]) -> None:
+def test_many_small_arrays_are_few_views(path: Path, maps: list[tuple[int, int]]) -> None:
     with gio.Mapping(path) as m:
         for i in range(100_000):
             m.array(1, "u1", i)
     assert len(maps) == 1
 
 
-def test_windows_come_and_go_but_not_under_arrays(
+def test_views_come_and_go_but_not_under_arrays(
     disk_dir: Path, maps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", 64 * KIB)
+    monkeypatch.setattr(mapping_module, "VIEW_BYTES", 64 * KIB)
     path = disk_dir / "file"
     data = words(0, 4 * MIB + 5)
     path.write_bytes(data)
@@ -572,7 +705,7 @@ def test_windows_come_and_go_but_not_under_arrays(
         crossing = m.array(300_000, "u1", 200_001)
         for at in range(0, 4 * MIB, 30_011):
             assert_same_bytes(m.array(5, "u1", at), data[at : at + 5], at)
-        assert len(m._kept) == mapping_module.WINDOWS_KEPT
+        assert len(m._kept) == mapping_module.VIEWS_KEPT
         assert len(m._living) > len(held) / 2
         for i, array in enumerate(held):
             assert_same_bytes(array, data[i * 100_000 : i * 100_000 + 50_000])
@@ -581,7 +714,7 @@ def test_windows_come_and_go_but_not_under_arrays(
         assert m.read(200_001, 1)[0] == crossing[0] == path.read_bytes()[200_001]
         del held, crossing, array
         gc.collect()
-        assert len(m._living) == mapping_module.WINDOWS_KEPT
+        assert len(m._living) == mapping_module.VIEWS_KEPT
         assert all(start % (64 * KIB) == 0 for start, _ in maps)
 
 
@@ -601,8 +734,9 @@ def test_arrays_outlive_the_mapping(path: Path) -> None:
     assert (b == 0x0505).all()
     b[0] = 7
     assert path.read_bytes()[12_355] == 7
-    alone = gio.Mapping(path, "r").array(10, "u1")  # nobody closes the mapping
-    gc.collect()
+    with pytest.warns(ResourceWarning, match="unclosed <gatherio.Mapping"):
+        alone = gio.Mapping(path, "r").array(10, "u1")  # nobody closes the mapping
+        gc.collect()
     assert_same_bytes(alone, words(0, 10))
 
 
@@ -619,7 +753,9 @@ def test_nothing_stays_behind(path: Path) -> None:
             array = m.array(10)
         assert count() == (1, before[1])
         del array
-    gio.Mapping(path).array(3)
+    with pytest.warns(ResourceWarning):
+        gio.Mapping(path).array(3)
+        gc.collect()
     assert count() == before
 
 
@@ -636,7 +772,7 @@ actions = st.tuples(
 def test_views_against_a_bytearray(
     size: int, sequence: list[tuple[str, tuple[int, int], int]], named: bool, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(mapping_module, "WINDOW_BYTES", 64 * KIB)
+    monkeypatch.setattr(mapping_module, "VIEW_BYTES", 64 * KIB)
     path = tmp_path / "model"
     path.write_bytes(words(0, size))
     model = bytearray(words(0, size))
@@ -675,8 +811,8 @@ def test_views_against_a_bytearray(
 
 
 @on_linux
-def test_where_addresses_are_few_windows_are_small(path: Path) -> None:
-    """RLIMIT_AS is less than a window: what is asked for is mapped, and no more."""
+def test_where_addresses_are_few_views_are_small(path: Path) -> None:
+    """RLIMIT_AS is less than a view: what is asked for is mapped, and no more."""
     script = """
     import os, resource, sys
     import gatherio as gio, numpy as np
@@ -804,7 +940,8 @@ def test_touching_what_was_cut_is_a_sigbus(path: Path) -> None:
     script = """
     import os, resource, sys, gatherio as gio
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    a = gio.Mapping(sys.argv[1]).array(100_001, "u1")
+    mapping = gio.Mapping(sys.argv[1])
+    a = mapping.array(100_001, "u1")
     os.truncate(sys.argv[1], 10)
     a[50_000]
     """
@@ -957,7 +1094,7 @@ def test_advice_changes_nothing_but_speed(path: Path) -> None:
 
 
 @on_linux
-def test_advice_reaches_the_kernel_and_windows_to_come(path: Path) -> None:
+def test_advice_reaches_the_kernel_and_views_to_come(path: Path) -> None:
     with gio.Mapping(path) as m:
         m.advise("random")
         text = Path("/proc/self/smaps").read_text()

@@ -768,7 +768,7 @@ def test_two_threads_save_under_one_name(disk_dir: Path) -> None:
 KILLED_SAVE = """
 import os, sys
 import numpy as np, gatherio as gio
-from gatherio import npy
+from gatherio._formats import npy
 
 npy.PIECE = npy.BUFFER_BYTES = 1 << 20
 npy.BLOCK_BYTES = 1 << 17

@@ -10,14 +10,17 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from oracle import ON_WINDOWS, ON_WINE, skip_under_wine
 
+import gatherio
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "gatherio"
+STUDY = ROOT / "benchmarks" / "study"
 CSRC = ROOT / "csrc"
 
 # --- sdist and wheel ---
@@ -84,6 +87,13 @@ def test_sdist_builds_and_tests_itself(sdist_names: set[str]) -> None:
     assert {*needed, *tests, *examples, ".ci/run", "src/gatherio/py.typed"} <= sdist_names
 
 
+def test_sdist_has_the_study(sdist_names: set[str]) -> None:
+    benchmarks = [path for path in (ROOT / "benchmarks").rglob("*") if path.suffix in (".py", ".c", ".md")]
+    assert STUDY / "command.py" in benchmarks
+    assert {path.relative_to(ROOT).as_posix() for path in benchmarks} <= sdist_names
+    assert not any(name.endswith(".pyc") for name in sdist_names)
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     python = {f"gatherio/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
@@ -116,28 +126,46 @@ def test_the_wheel_imports(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
 # A module may import from its own row and from the rows above it, never in a circle. A new module gets its
 # place here first.
 LAYERS = [
-    {"_handle", "_text", "_folders", "_programs"},
-    {"_version", "errors", "_native", "_remedy", "_progress", "_device", "_replace", "_npy_header"},
-    {"pages", "segments", "tuning"},
-    {"asyncio_bridge", "file", "locks", "operation", "queue", "registration"},
-    {"info", "npy", "sections"},
-    {"records"},
-    {"mapping"},
+    {"_core.__init__", "_formats.__init__", "_mapping.__init__", "_memory.__init__"},
+    {"_handle", "_text", "_folders"},
+    {"_version", "errors", "_native", "_remedy", "_progress", "_device", "_formats.npy_header"},
+    {"_memory.pages", "_memory.segments", "_settings"},
+    {"_core.engine", "_core.replace", "_core.futures"},
+    {"_core.loop", "_core.registration"},
+    {"_core.locks", "_core.operation", "_core.queue"},
+    {"_core.file"},
+    {"info", "_formats.npy", "_mapping.sections"},
+    {"_mapping.records"},
+    {"_mapping.mapping"},
     {"__init__"},
-    {"_measure", "_report", "_demo_phases", "demo", "_demo_report"},
-    {"bench.__init__", "bench.runs", "bench.machine", "bench.room"},
-    {"bench.bare_loop", "bench.fio", "bench.groups", "bench.numpy_ways", "bench.peers"},
-    {"bench.bed"},
-    {
-        *("bench.sequential", "bench.arrays", "bench.separate", "bench.small"),
-        *("bench.others", "bench.kinds", "bench.mappings", "bench.memory", "bench.maps"),
-    },
-    {"bench.document", "bench.runner"},
-    {"bench.tables", "bench.headline", "bench.pictures", "bench.report"},
-    {"bench.tuner", "bench.tune_command", "bench.command"},
+    {"_measure"},
+    {"probe"},
+    {"_cli.__init__", "_cli.search_path", "_cli.signals", "_cli.text"},
+    {"_cli.arguments"},
+    {"_cli.demo_phases", "_cli.demo_job", "_cli.demo_report", "_cli.quick", "_cli.tuner"},
+    {"_cli.info", "_cli.demo", "_cli.bench", "_cli.tune"},
+    {"_cli.main"},
     {"__main__"},
 ]
-LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+#: Of the study, which may import from the package whatever it likes: from the inside out.
+STUDY_LAYERS = [
+    {"__init__", "programs", "runs", "safe_text", "headline", "tables"},
+    {"bare_loop", "fio", "groups", "machine", "numpy_ways", "peers"},
+    {"bed"},
+    {"sequential", "arrays", "separate", "small", "others", "kinds", "mappings", "memory", "maps"},
+    {"document", "runner"},
+    {"pictures", "report"},
+    {"command"},
+    {"__main__"},
+]
+
+
+def numbered(layers: list[set[str]]) -> dict[str, int]:
+    return {name: number for number, names in enumerate(layers) for name in names}
+
+
+LAYER_OF = numbered(LAYERS)
+STUDY_LAYER_OF = numbered(STUDY_LAYERS)
 
 
 def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -152,8 +180,9 @@ def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
             yield from runtime_nodes(node)
 
 
-def imports_of(source: str, package: str = "gatherio") -> set[str]:
+def imports_of(source: str, package: str = "gatherio", layer_of: dict[str, int] = LAYER_OF) -> set[str]:
     """The names of the package's modules that a module of it imports, at its top or inside a function."""
+    top = package.split(".")[0]
     found: set[str] = set()
     for node in runtime_nodes(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -164,62 +193,80 @@ def imports_of(source: str, package: str = "gatherio") -> set[str]:
             dotted = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
-        found.update(module_named(name) for name in dotted if name.split(".")[0] == "gatherio")
+        found.update(module_named(name, layer_of) for name in dotted if name.split(".")[0] == top)
     return found
 
 
-def module_named(dotted: str) -> str:
+def module_named(dotted: str, layer_of: dict[str, int]) -> str:
     """The module that a dotted name is, or that the name is taken from."""
     rest = dotted.split(".")[1:]
     for length in (2, 1):
         name = ".".join(rest[:length])
-        if name in LAYER_OF or name == "_gatherio":
+        if name in layer_of or name == "_gatherio":
             return name
     return "__init__"
 
 
-def package_imports() -> dict[str, set[str]]:
+def imports_in(folder: Path, layer_of: dict[str, int]) -> dict[str, set[str]]:
+    """What each module of a package imports of it."""
     found = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        package = ".".join(("gatherio", *parts[:-1]))
-        found[".".join(parts)] = imports_of(path.read_text(encoding="utf-8"), package)
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder).with_suffix("").parts
+        package = ".".join((folder.name, *parts[:-1]))
+        found[".".join(parts)] = imports_of(path.read_text(encoding="utf-8"), package, layer_of)
     return found
+
+
+def package_imports() -> dict[str, set[str]]:
+    return imports_in(PACKAGE, LAYER_OF)
+
+
+def study_imports() -> dict[str, set[str]]:
+    return imports_in(STUDY, STUDY_LAYER_OF)
 
 
 def test_the_import_reader_sees_every_form() -> None:
     source = """
-import gatherio.pages
+import gatherio._memory.pages
 import numpy
-from gatherio import segments as s, open
-from . import file
-from .queue import CompletionQueue
+from gatherio import info as i, open
+from . import errors
+from ._core.queue import CompletionQueue
 if TYPE_CHECKING:
-    from .npy import save
+    from ._formats.npy import save
 def late():
     from gatherio._gatherio import lib
 """
-    assert imports_of(source) == {"pages", "segments", "__init__", "file", "queue", "_gatherio"}
-    below = "from ..file import open; from .. import _measure; from . import bed; from .runs import Run"
-    assert imports_of(below, "gatherio.bench") == {"file", "_measure", "bench.bed", "bench.runs"}
+    assert imports_of(source) == {"_memory.pages", "info", "__init__", "errors", "_core.queue", "_gatherio"}
+    below = "from .._core.file import open; from .. import _measure; from . import quick; from .text import say"
+    assert imports_of(below, "gatherio._cli") == {"_core.file", "_measure", "_cli.quick", "_cli.text"}
+
+
+def test_public_names_show_their_public_module() -> None:
+    shown = {name: getattr(getattr(gatherio, name), "__module__", "gatherio") for name in gatherio.__all__}
+    outside = {"ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "CancelledError", "TimeoutError"}
+    assert {name: module for name, module in shown.items() if module != "gatherio"}.keys() <= outside
 
 
 def test_every_module_has_its_place() -> None:
-    assert package_imports().keys() <= LAYER_OF.keys(), "give the new module a row in LAYERS"
+    assert package_imports().keys() == LAYER_OF.keys(), "give the new module a row in LAYERS"
+    assert study_imports().keys() == STUDY_LAYER_OF.keys()
 
 
-def test_imports_point_one_way() -> None:
+@pytest.mark.parametrize(("imports", "layer_of"), [(package_imports, LAYER_OF), (study_imports, STUDY_LAYER_OF)])
+def test_imports_point_one_way(imports: Callable[[], dict[str, set[str]]], layer_of: dict[str, int]) -> None:
     wrong = [
         f"{importer} imports {imported}"
-        for importer, names in package_imports().items()
+        for importer, names in imports().items()
         for imported in names - {"_gatherio"}
-        if LAYER_OF[imported] > LAYER_OF[importer]
+        if layer_of[imported] > layer_of[importer]
     ]
     assert not wrong
 
 
-def test_imports_make_no_circle() -> None:
-    waiting = {name: imported - {"_gatherio"} for name, imported in package_imports().items()}
+@pytest.mark.parametrize("imports", [package_imports, study_imports])
+def test_imports_make_no_circle(imports: Callable[[], dict[str, set[str]]]) -> None:
+    waiting = {name: imported - {"_gatherio"} for name, imported in imports().items()}
     while free := [name for name, imported in waiting.items() if not imported & waiting.keys()]:
         for name in free:
             del waiting[name]
@@ -228,6 +275,17 @@ def test_imports_make_no_circle() -> None:
 
 def test_only_native_imports_the_compiled_module() -> None:
     assert [name for name, imported in package_imports().items() if "_gatherio" in imported] == ["_native"]
+
+
+def test_the_package_needs_nothing_of_the_study() -> None:
+    """But by `gatherio bench`, which looks for it."""
+    for path in PACKAGE.rglob("*.py"):
+        names = [
+            node.module or ""
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+        ]
+        assert not any(name.split(".")[0] == "study" for name in names), path
 
 
 # --- the build chooses files, the preprocessor does not ---

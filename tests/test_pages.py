@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import io
 import math
 import mmap
 import re
@@ -24,8 +25,8 @@ from oracle import FOREVER, KIB, MIB, ON_WINDOWS, PAGE, needs_root, not_on_windo
 from this_process import resident, virtual
 
 import gatherio as gio
-from gatherio import pages
-from gatherio.pages import HUGE_PAGE_SIZE
+from gatherio._memory import pages
+from gatherio._memory.pages import HUGE_PAGE_SIZE
 
 Array = np.ndarray[Any, Any]
 
@@ -366,7 +367,7 @@ def test_where_pages_are_touched_nothing_of_others_is_lost(tmp_path: Path) -> No
     script = """
         import ctypes, gatherio as gio, numpy as np
         from test_pages import pages_there
-        PAGE = gio.pages.PAGE_SIZE
+        PAGE = gio._memory.pages.PAGE_SIZE
         watch = ctypes.CDLL(None).watch
         watch.argtypes = ctypes.c_void_p, ctypes.c_size_t
         a = gio.empty(64 * PAGE, "u1", huge_pages=False)
@@ -404,7 +405,7 @@ def test_what_cannot_be_faulted_in_is_an_error(disk_dir: Path) -> None:
     """A read-only mapping, whatever the array says; a file that was cut; nothing at all."""
     script = """
         import ctypes, mmap, os, sys, gatherio as gio, numpy as np
-        PAGE = gio.pages.PAGE_SIZE
+        PAGE = gio._memory.pages.PAGE_SIZE
         def tell(array):
             try:
                 gio.prefault(array)
@@ -553,6 +554,7 @@ def test_what_is_sure_to_be_no_mapped_files_memory(tmp_path: Path) -> None:
     own = np.arange(12.0)
     for array in (own, own[3:], own.reshape(3, 4).T, gio.empty(5)[1:], np.frombuffer(b"bytes", "u1")):
         assert pages.is_anonymous(array)
+    assert pages.is_anonymous(np.frombuffer(io.BytesIO(b"bytes").getbuffer(), "u1"))
     for array in (mapped, mapped[5:], np.asarray(mapped), mapped.view(np.ndarray), np.frombuffer(mapped.base, "u1")):
         assert not pages.is_anonymous(array)
     assert pages.is_anonymous(np.array(mapped)) and pages.is_anonymous(mapped + 1)

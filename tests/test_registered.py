@@ -33,6 +33,9 @@ from oracle import (
 from this_process import comes_down
 
 import gatherio as gio
+from gatherio import _native as native
+from gatherio._core import registration as registration_module
+from gatherio._native import ffi, lib
 
 needs_uring = not_on_windows("it has no io_uring")
 pytestmark = needs_memlock(
@@ -118,6 +121,34 @@ def test_the_end_of_a_registration(uring: gio.CompletionQueue, disk_dir: Path) -
         assert counts() == 1
         again.close()
         assert counts() == 0
+
+
+@needs_uring
+def test_who_closes_second_waits_for_the_first(uring: gio.CompletionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When close returns it has ended, whoever has ended it."""
+    ended: list[bool] = []
+
+    class Lib:
+        def __getattr__(self, name: str) -> object:
+            return getattr(native.lib, name)
+
+        def gio_unregister(self, made: object, memory: object) -> None:
+            second.start()
+            second.join(0.2)  # it would be through by then
+            native.lib.gio_unregister(made, memory)
+            ended.append(True)
+
+    def close_second() -> None:
+        registration.close()
+        ended.append(registration.closed)
+
+    second = threading.Thread(target=close_second)
+    with monkeypatch.context() as patched:
+        patched.setattr(registration_module, "lib", Lib())
+        registration = uring.register(gio.zeros(PAGE, "u1"))
+    registration.close()
+    second.join()
+    assert ended == [True, True]
 
 
 @needs_uring
@@ -361,7 +392,7 @@ def test_what_is_not_kept(
     stays_unregistered(gio.empty(2 * MIB, "u1", prefault=False), **tuned)  # its pages may never be there
     stays_unregistered(numpys_own(2 * MIB), **tuned)  # nobody tells when it goes
     stays_unregistered(gio.zeros(2 * MIB, "u1"), tuning=False)
-    monkeypatch.setattr("gatherio.queue._KEPT_BYTES_MAX", 2 * MIB - 1)
+    monkeypatch.setattr("gatherio._core.queue._KEPT_BYTES_MAX", 2 * MIB - 1)
     stays_unregistered(gio.zeros(2 * MIB, "u1"), **tuned)
 
 
@@ -419,6 +450,7 @@ def test_memory_that_the_kernel_does_not_let_go_of_is_not_used_again(disk_dir: P
 
 
 @needs_uring
+@pytest.mark.filterwarnings("ignore:unclosed <gatherio.CompletionQueue:ResourceWarning")
 def test_kept_memory_ends_with_its_queue(pinned: Callable[[], int], disk_dir: Path) -> None:
     memory = gio.zeros(2 * MIB, "u1")
 
@@ -458,11 +490,47 @@ def test_more_allocations_than_are_kept(pinned: Callable[[], int], uring: gio.Co
 
 @needs_uring
 @needs_memlock(64 * MIB)
+def test_what_many_queues_keep_ends_with_its_memory_or_its_queue(pinned: Callable[[], int]) -> None:
+    """Each piece of memory in one queue, or in all of them; freed in any order, by the calls of the core."""
+    rng = np.random.default_rng(2)
+    queues = [gio.CompletionQueue(1, backend="uring") for _ in range(8)]
+    kept: dict[int, tuple[int, int]] = {}  # by address: its length, and how many keep it
+    per_queue = 100
+
+    def keep(queue: gio.CompletionQueue, address: int, nbytes: int) -> None:
+        assert lib.gio_queue_keep(queue._native, ffi.cast("void *", address), nbytes, GIB) == 0
+
+    for number, queue in enumerate(queues):
+        for _ in range(per_queue):
+            place, allocated = ffi.new("void **"), ffi.new("uint64_t *")
+            assert lib.gio_pages_allocate(int(rng.integers(1, 4)) * PAGE, lib.GIO_HUGE_NO, place, allocated) == 0
+            address, nbytes = int(ffi.cast("uintptr_t", place[0])), int(allocated[0])
+            keepers = queues if len(kept) % 40 == 0 else [queue]
+            for other in keepers:
+                for _ in range(2):  # what is kept already is not kept twice
+                    keep(other, address, nbytes)
+            kept[address] = nbytes, len(keepers)
+        assert pinned() == sum(nbytes * keepers for nbytes, keepers in kept.values()), number
+    addresses = rng.permutation(list(kept))
+    for address in addresses[::2]:
+        nbytes, _ = kept.pop(int(address))
+        lib.gio_pages_free(nbytes, ffi.cast("void *", int(address)))
+    left = sum(nbytes * keepers for nbytes, keepers in kept.values())
+    assert comes_down(pinned, left) and pinned() == left
+    for queue in queues:
+        queue.close()
+    assert comes_down(pinned, 0)
+    for address, (nbytes, _) in kept.items():
+        lib.gio_pages_free(nbytes, ffi.cast("void *", address))
+
+
+@needs_uring
+@needs_memlock(64 * MIB)
 def test_the_limit_of_kept_memory_is_one_for_all_queues(
     pinned: Callable[[], int], disk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds for what all of them keep together, and what goes makes room in any of them."""
-    monkeypatch.setattr("gatherio.queue._KEPT_BYTES_MAX", 5 * MIB)
+    monkeypatch.setattr("gatherio._core.queue._KEPT_BYTES_MAX", 5 * MIB)
 
     def is_kept(file: gio.File, memory: np.ndarray) -> bool:
         for _ in range(2):
@@ -506,7 +574,7 @@ def test_the_limit_of_kept_memory_is_one_for_all_queues(
 def test_what_a_queue_keeps_counts_until_it_is_closed(
     pinned: Callable[[], int], disk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatherio.queue._KEPT_BYTES_MAX", 2 * MIB)
+    monkeypatch.setattr("gatherio._core.queue._KEPT_BYTES_MAX", 2 * MIB)
     memory = gio.zeros(2 * MIB, "u1")
     closed = []
     for number in range(3):
@@ -583,6 +651,7 @@ def test_registrations_come_and_go_while_another_thread_transfers(uring: gio.Com
 
 @needs_uring
 @needs_memlock(64 * MIB)
+@pytest.mark.filterwarnings("ignore:unclosed <gatherio.CompletionQueue:ResourceWarning")
 def test_the_collector_may_take_a_queue_before_its_registration(pinned: Callable[[], int]) -> None:
     for _ in range(20):
         everything: dict[str, object] = {"queue": gio.CompletionQueue(1, backend="uring")}

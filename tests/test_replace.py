@@ -28,7 +28,8 @@ from fuse import Fuse
 from oracle import ON_WINDOWS, needs_root, not_on_windows, require, run_python, strace
 
 import gatherio as gio
-from gatherio import _replace, npy
+from gatherio._core import replace as _replace
+from gatherio._formats import npy
 
 pytestmark = not_on_windows("rights, links and names are of another kind there")
 
@@ -756,7 +757,7 @@ def test_where_files_without_a_name_cannot_be_linked(
 KILLED = """
 import os, signal, sys
 import numpy as np, gatherio as gio
-from gatherio import _replace
+from gatherio._core import replace as _replace
 
 path, way, what = sys.argv[1:]
 
@@ -1092,7 +1093,7 @@ gio.save(os.path.basename(path), array, progress=lambda done, total: os.chdir("/
 assert os.getxattr(path, "user.note") == b"keep me" and os.stat(path).st_mode & 0o777 == 0o640
 print(os.listdir(os.path.dirname(path)))
 
-from gatherio import npy
+from gatherio._formats import npy
 def swap(place, *arguments, **options):
     os.unlink(place)
     open(place, "w").close()

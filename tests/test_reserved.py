@@ -36,7 +36,7 @@ from oracle import (
 
 import gatherio as gio
 from gatherio import _native as native
-from gatherio import file as file_module
+from gatherio._core import file as file_module
 
 Opener = Callable[..., gio.File]
 ROOM = 4 * MIB  # reserved in most of these tests

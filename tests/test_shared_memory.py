@@ -38,8 +38,9 @@ from oracle import (
 from peers import Peer, PeerError
 
 import gatherio as gio
-from gatherio import sections
-from gatherio.sections import HEADER_BYTES
+from gatherio import _native as native
+from gatherio._mapping import sections
+from gatherio._mapping.sections import HEADER_BYTES
 
 NOBODY = 65534
 on_linux = not_on_windows("it has no files in /dev/shm")
@@ -263,15 +264,14 @@ SIZE, DEVICE, INODE, FLAGS, LENGTH = range(1, 6)
 
 def say(m: gio.Mapping, changes: dict[int, int], path: bytes | None = None) -> None:
     """Another program of this user changes what the name stands for."""
-    assert m._holder is not None
-    window = sections._start(m._holder)
-    fields = list(sections._LAYOUT.unpack_from(window))
+    view = sections._start(m._holder)
+    fields = list(sections._LAYOUT.unpack_from(view))
     if path is not None:
-        window[sections._LAYOUT.size :][: len(path)] = np.frombuffer(path, np.uint8)
+        view[sections._LAYOUT.size :][: len(path)] = np.frombuffer(path, np.uint8)
         fields[LENGTH] = len(path)
     for field, value in changes.items():
         fields[field] = value
-    sections._LAYOUT.pack_into(window, 0, *fields)
+    sections._LAYOUT.pack_into(view, 0, *fields)
 
 
 def inventory(folder: Path) -> dict[str, tuple[int, int]]:
@@ -614,7 +614,7 @@ def test_what_stands_in_the_way_is_refused_and_left_alone(name: str, path: Path,
 @needs_root("making what belongs to somebody else")
 @pytest.mark.parametrize("plant", ["file", "fifo", "link", "nothing"])
 def test_a_name_is_taken_away_while_it_is_used(name: str, plant: str) -> None:
-    """Its windows are of the memory there was, and closing takes away nothing that somebody else has put there."""
+    """Its views are of the memory there was, and closing takes away nothing that somebody else has put there."""
     at, precious = place(name), Path("/dev/shm") / f"precious-{name}"
     precious.write_bytes(bytes(70_000))
     try:
@@ -639,7 +639,7 @@ def test_a_name_is_taken_away_while_it_is_used(name: str, plant: str) -> None:
 
 
 # When a name is about to be locked it is taken away, and somebody else's file stands there.
-REPLACED_AT_THE_GATE = """
+REPLACED_BEFORE_THE_LOCK = """
     #include <dlfcn.h>
     #include <fcntl.h>
     #include <stdarg.h>
@@ -682,11 +682,60 @@ def test_a_name_is_replaced_while_it_is_opened(
             print(error.filename)
     """
     mine = gio.Mapping(None, size=10, name=name) if there == "ours" else None
-    assert run_python(script, name, under=shim(tmp_path, REPLACED_AT_THE_GATE)) == f"{name}\n"
+    assert run_python(script, name, under=shim(tmp_path, REPLACED_BEFORE_THE_LOCK)) == f"{name}\n"
     if mine:
         mine.close()
     assert place(name).read_bytes() == b"planted"
     place(name).unlink()
+
+
+# When a name is about to be locked somebody gives its file a second name.
+LINKED_BEFORE_THE_LOCK = """
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+    int fcntl(int fd, int command, ...)
+    {
+        static int (*real)(int, int, ...);
+        va_list list;
+        va_start(list, command);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        if (!real)
+            real = dlsym(RTLD_NEXT, "fcntl");
+        if (command == F_OFD_SETLKW)
+            link(getenv("PLACE"), getenv("SECOND"));
+        return real(fd, command, argument);
+    }
+"""
+
+
+@on_linux
+def test_a_name_gets_a_second_link_while_it_is_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, and what stands there is left alone."""
+    second = Path(f"{place(name)}-second")
+    monkeypatch.setenv("PLACE", str(place(name)))
+    monkeypatch.setenv("SECOND", str(second))
+    place(name).write_bytes(b"left by the dead, or something else")
+    place(name).chmod(0o600)
+    script = """
+        import sys, gatherio as gio
+        for use in (lambda: gio.Mapping(None, size=10, name=sys.argv[1]), lambda: gio.Mapping.open(sys.argv[1])):
+            try:
+                use()
+            except PermissionError as error:
+                print(error.filename)
+    """
+    try:
+        assert run_python(script, name, under=shim(tmp_path, LINKED_BEFORE_THE_LOCK)) == f"{name}\n" * 2
+        assert second.read_bytes() == place(name).read_bytes() == b"left by the dead, or something else"
+    finally:
+        second.unlink(missing_ok=True)
+        place(name).unlink(missing_ok=True)
 
 
 @on_linux
@@ -719,7 +768,43 @@ def test_what_others_put_in_the_way_is_refused(name: str, tmp_path: Path) -> Non
     assert victim.read_bytes() == b"precious"
 
 
-# --- crashes ---
+# --- interruptions (more in test_interrupts.py) and crashes ---
+
+
+@pytest.mark.timeout(60)
+def test_a_thread_that_was_broken_off_keeps_nobody_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has half made goes in another thread, and others wait for the name meanwhile. It lives on."""
+    stops: list[KeyboardInterrupt] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(native.lib, name)
+
+        def gio_section_of_memory(self, *arguments: object) -> None:
+            assert native.lib.gio_section_of_memory(*arguments) == 0
+            raise KeyboardInterrupt
+
+    def make() -> None:
+        try:
+            gio.Mapping(None, size=10, name=name)
+        except KeyboardInterrupt as stop:
+            stops.append(stop)
+        begun.set()
+        ended.wait(FOREVER)
+
+    with Peer() as other:
+        with monkeypatch.context() as patched:
+            patched.setattr(sections, "lib", Interrupted())
+            thread = threading.Thread(target=make)
+            thread.start()
+            assert begun.wait(FOREVER)
+        other.tell(f"gio.Mapping(None, size=10, name={name!r}).close()")
+        stops.pop().__traceback__ = None
+        gc.collect()
+        other.answer()
+        ended.set()
+        thread.join()
 
 
 def test_a_killed_owner_blocks_nobody(name: str) -> None:
@@ -826,7 +911,7 @@ def test_ending_without_closing_gives_the_name_back(name: str) -> None:
 
 @on_linux
 def test_a_name_that_somebody_removed_goes_on(name: str) -> None:
-    """Who has it open keeps it, and makes windows of it, whatever stands in its place. Who comes later finds that."""
+    """Who has it open keeps it, and makes views of it, whatever stands in its place. Who comes later finds that."""
     with gio.Mapping(None, size=100, name=name) as m:
         place(name).unlink()
         m.write(b"old", 0)
@@ -1011,7 +1096,7 @@ def test_a_killed_parent_is_not_kept_alive_by_its_child(name: str) -> None:
 
 @on_linux
 @pytest.mark.timeout(30)
-def test_a_stopped_process_at_the_gate_holds_up_nobodys_closing(name: str) -> None:
+def test_a_stopped_process_that_has_the_lock_holds_up_nobodys_closing(name: str) -> None:
     """Somebody was stopped while coming or going. Closing waits a second at most, and leaves the rest to the next."""
     import fcntl
     import struct

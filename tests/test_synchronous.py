@@ -136,7 +136,7 @@ def test_nobody_else_is_told(folder: Path, open_file: Opener, queue: gio.Complet
         operation.result()
         assert queue.get(1) == [operation]
         assert queue.get(0) == []
-        assert not queue._inflight
+        assert not queue._engine.inflight
     stats = queue.stats()
     assert stats["operations"] == stats["finished"] == 2
 
@@ -193,12 +193,12 @@ def test_an_exception_leaves_it_running_and_its_array_safe(disk_dir: Path, backe
             del array
             gc.collect()
             assert gone() is not None  # the kernel's
-            assert len(q._inflight) == 1
+            assert len(q._engine.inflight) == 1
             lib.gio_queue_fault(q._native, lib.GIO_FAULT_NONE, 0, 0, 0)
             f.close()
             gc.collect()
             assert gone() is None
-            assert not q._inflight
+            assert not q._engine.inflight
     finally:
         signal.signal(signal.SIGALRM, before)
     if writes:
@@ -254,10 +254,10 @@ def test_a_failure_that_an_exception_hides_is_told_by_close(
         f = gio.open(path, "r+", queue=q)
         set_fault(q, "FAIL", count=1, value=errno.EIO)
         with monkeypatch.context() as patched:
-            patched.setattr("gatherio.file.lib", Struck())
+            patched.setattr("gatherio._core.file.lib", Struck())
             with pytest.raises(Interrupted):
                 (f.pwrite if writes else f.pread)(gio.zeros(PAGE, "u1"), 0)
-        assert not q._inflight
+        assert not q._engine.inflight
         if writes:
             with pytest.raises(OSError, match="4096 bytes at offset 0"):
                 f.close()

@@ -19,9 +19,11 @@ import pytest
 from oracle import ON_WINDOWS, PAGE, not_on_windows, run_python
 
 import gatherio as gio
-from gatherio import _device, tuning
-from gatherio.bench import tuner
-from gatherio.bench.bed import Bed, Extent
+from gatherio import _device
+from gatherio import _settings as tuning
+from gatherio._cli import tuner
+from gatherio._measure import Sample
+from gatherio.probe import Bed, Run
 
 MIB = 1 << 20
 GATHERIO = [sys.executable, "-m", "gatherio"]
@@ -94,7 +96,7 @@ def test_tune_where_it_cannot_be(disk_dir: Path) -> None:
 
 
 def test_tune_keeps_to_its_time(disk_dir: Path) -> None:
-    bed = Bed(disk_dir, Extent(8 * MIB))
+    bed = Bed(disk_dir, 8 * MIB)
     bed.file("read"), bed.file("write")
     told: list[str] = []
     picked = tuner.Tuner(bed, "throughput", 1e-9, lambda done, total, what: told.append(what)).pick()
@@ -108,14 +110,12 @@ def candidate(value: Any, rate: float, cpu: float) -> tuner.Candidate:
     return found
 
 
-def tuner_run(rate: float, cpu: float) -> Any:
-    from gatherio.bench.runs import outside
-
-    return outside(MIB, 1, 1 / rate, cpu * MIB / 2**30)
+def tuner_run(rate: float, cpu: float) -> Run:
+    return Run(Sample(MIB, 1 / rate, 1 / rate, cpu * MIB / 2**30, None, None, None))
 
 
 def test_the_choice(disk_dir: Path) -> None:
-    bed = Bed(disk_dir, Extent(2 * MIB, tiny=True))
+    bed = Bed(disk_dir, 2 * MIB, tiny=True)
 
     def chosen(aim: tuner.Aim, *candidates: tuner.Candidate) -> Any:
         return tuner.Tuner(bed, aim, 1.0, lambda done, total, what: None)._best(candidates, "usual").value
@@ -399,7 +399,7 @@ def test_a_file_without_rights(disk_dir: Path, tmp_path: Path) -> None:
     script = """
         import os, sys, warnings
         import gatherio as gio
-        from gatherio import tuning
+        from gatherio import _settings as tuning
 
         if os.geteuid() == 0:
             os.setgroups([])
@@ -480,7 +480,7 @@ def test_settings_are_whole_if_the_one_that_stores_them_is_killed_in_the_middle(
     before = tuning.tuning_file().read_bytes()
     script = """
         import resource, signal, sys
-        from gatherio import tuning
+        from gatherio import _settings as tuning
 
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
         settings = tuning.from_dict({"depth": 9})

@@ -49,7 +49,7 @@ FILE_CALLS: dict[str, Callable[[gio.File, Any], Any]] = {
     "Segments": lambda f, array: gio.Segments([array]),
     "Segments.rows": lambda f, array: gio.Segments.rows(array, [0]),
     "masked indices": lambda f, _: gio.Segments.rows(gio.zeros((2, 8)), np.ma.masked_array([0, 1], [0, 1])),
-    "register": lambda f, array: gio.CompletionQueue(1, backend="sync").register(array),
+    "register": lambda f, array: f._queue.register(array),
     "asaligned": lambda f, array: gio.asaligned(array),
     "asaligned, unaligned": lambda f, array: gio.asaligned(array[1:]),
     "full": lambda f, array: gio.full(PAGE, array),

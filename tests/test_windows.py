@@ -41,7 +41,7 @@ from this_process import comes_down, handle_count
 
 import gatherio as gio
 from gatherio import _gatherio
-from gatherio import file as file_module
+from gatherio._core import file as file_module
 from gatherio._native import lib
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -518,10 +518,11 @@ def test_what_is_in_flight_ends_before_an_allocation(
         def __getattr__(self, name: str) -> object:
             return getattr(lib, name)
 
-        def gio_file_drain(self, *arguments: object) -> int:
+        def gio_submit_call(self, *arguments: object) -> int:
+            code = int(lib.gio_submit_call(*arguments))
             assert seen == []
             set_fault(queue, "NONE")
-            return int(lib.gio_file_drain(*arguments))
+            return code
 
     with gio.open(disk_dir / "file", "w", queue=queue) as f, allocations() as seen, monkeypatch.context() as patched:
         set_fault(queue, "HOLD", count=1)

@@ -18,7 +18,7 @@ from oracle import FOREVER, KIB, PAGE, target, words
 from test_windows import ANY_FUNCTION, replaced
 
 import gatherio as gio
-from gatherio import sections
+from gatherio._mapping import sections
 from gatherio._native import lib
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -147,26 +147,29 @@ def uses(name: str, path: Path) -> list[Callable[[], gio.Mapping]]:
 
 
 @pytest.mark.parametrize("what", ["memory", "file", "reserved"])
-def test_names_are_this_users_alone(path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """What holds the name, and the gate at which others wait meanwhile: rights for this user, and none inherited."""
+def test_names_are_this_users_alone(path: Path, what: str) -> None:
+    """What holds the name, and its lock, at which others wait meanwhile: rights for this user, and none inherited."""
     name = f"rights-{os.getpid()}"
     seen: list[str] = []
-    true_write = sections._write
 
-    def look_and_write(*arguments: Any) -> None:
-        for handle in (
-            opened(kernel32.OpenMutexW, 0, full("gate", name)),
-            opened(kernel32.OpenFileMappingW, 0, full("name", name)),
-        ):
-            seen.append(rights_of(handle))
-            inherited = wintypes.DWORD()
-            assert kernel32.GetHandleInformation(ctypes.c_void_p(handle), ctypes.byref(inherited)) and not inherited
-            kernel32.CloseHandle(ctypes.c_void_p(handle))
-        true_write(*arguments)
+    def look(_: str, original: Any) -> Callable[..., int]:
+        def looking(*arguments: int) -> int:
+            for handle in (
+                opened(kernel32.OpenMutexW, 0, full("gate", name)),
+                opened(kernel32.OpenFileMappingW, 0, full("name", name)),
+            ):
+                inherited = wintypes.DWORD(1)
+                kernel32.GetHandleInformation(ctypes.c_void_p(handle), ctypes.byref(inherited))
+                seen.append(rights_of(handle) if inherited.value == 0 else "inherited")
+                kernel32.CloseHandle(ctypes.c_void_p(handle))
+            return int(original(*arguments))
 
-    monkeypatch.setattr(sections, "_write", look_and_write)
+        return looking
+
     target, size = (path, None) if what == "file" else (None, 100_000)
-    with gio.Mapping(target, size=size, name=name, reserve=what == "reserved"), gio.Mapping.open(name):
+    with replaced(ANY_FUNCTION, ["ReleaseMutex"], look):
+        m = gio.Mapping(target, size=size, name=name, reserve=what == "reserved")
+    with m, gio.Mapping.open(name):
         user = this_user()
         assert len(seen) == 2
         for text in seen:
@@ -182,7 +185,7 @@ def test_names_are_this_users_alone(path: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("kind", ["section", "mutex", "owned mutex"])
 @pytest.mark.timeout(60)
 def test_what_a_stranger_has_made_is_refused(path: Path, owner: str, kind: str) -> None:
-    """Though he gives everybody all rights. Nothing is waited for: he may keep the gate for ever."""
+    """Though he gives everybody all rights. Nothing is waited for: he may keep the lock for ever."""
     name = f"strange-{os.getpid()}"
     begun, ended = threading.Event(), threading.Event()
 
@@ -243,6 +246,47 @@ def test_what_this_user_has_made_by_other_means_is_no_stranger(path: Path) -> No
         for use in uses(name, path):
             with pytest.raises(ValueError, match="somebody else's memory"):
                 use()
+
+
+def test_no_thread_comes_out_of_a_call_with_a_names_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutex is a thread's: what the thread leaves half made may go in another one, which could not give it back."""
+    name = f"lock-{os.getpid()}"
+    begun, ended = threading.Event(), threading.Event()
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def gio_section_of_memory(self, *arguments: object) -> None:
+            assert lib.gio_section_of_memory(*arguments) == 0
+            handle = kernel32.OpenMutexW(0x00100000, False, full("gate", name))  # SYNCHRONIZE
+            handles.append(handle)  # with it the mutex stays, whoever else lets go of it
+            begun.set()
+            ended.wait(FOREVER)
+            raise KeyboardInterrupt
+
+    def make() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            gio.Mapping(None, size=10, name=name)
+
+    handles: list[int | None] = []
+    kernel32.OpenMutexW.restype = ctypes.c_void_p
+    thread = threading.Thread(target=make)
+    with monkeypatch.context() as patched:
+        patched.setattr(sections, "lib", Interrupted())
+        thread.start()
+        assert begun.wait(FOREVER)
+    try:
+        wait_timeout = 258
+        for handle in filter(None, handles):
+            assert kernel32.WaitForSingleObject(ctypes.c_void_p(handle), 0) != wait_timeout
+            kernel32.ReleaseMutex(ctypes.c_void_p(handle))
+            kernel32.CloseHandle(ctypes.c_void_p(handle))
+        with gio.Mapping(None, size=10, name=name) as m:
+            assert not m.created
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_name_that_cannot_be_given_rights_is_not_made() -> None:

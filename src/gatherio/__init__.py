@@ -12,6 +12,15 @@ that need not be, and the CPU stays free.
         op.result()
 """
 
+from ._core.file import File, open
+from ._core.locks import Lock
+from ._core.operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operation, as_completed, wait
+from ._core.queue import CompletionQueue
+from ._core.registration import Registration
+from ._formats.npy import load, save
+from ._mapping.mapping import Mapping
+from ._memory.pages import Pool, asaligned, empty, empty_like, full, is_aligned, prefault, zeros
+from ._memory.segments import Segments
 from ._version import __version__
 from .errors import (
     AlignmentError,
@@ -22,16 +31,7 @@ from .errors import (
     PoolError,
     TimeoutError,
 )
-from .file import File, open
 from .info import info
-from .locks import Lock
-from .mapping import Mapping
-from .npy import load, save
-from .operation import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Operation, as_completed, wait
-from .pages import Pool, asaligned, empty, empty_like, full, is_aligned, prefault, zeros
-from .queue import CompletionQueue
-from .registration import Registration
-from .segments import Segments
 
 __all__ = [
     "ALL_COMPLETED",
@@ -67,3 +67,8 @@ __all__ = [
     "wait",
     "zeros",
 ]
+
+for _name in __all__:  # as they are to be imported, and not where they are written
+    if getattr(globals()[_name], "__module__", "").startswith("gatherio."):
+        globals()[_name].__module__ = "gatherio"
+del _name

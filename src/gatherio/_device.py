@@ -93,8 +93,9 @@ def _source_device(mount: Mount | None) -> Path | None:
 def identity(path: str | os.PathLike[str]) -> str:
     """A text that stays the same for this file system on this device, and that another one does not have.
 
-    On Linux the file system's UUID where udev tells it, else the device's own serial number, else its name, and the
-    size; for a file system without a device what it is mounted from. On Windows the volume's serial number.
+    On Linux the file system's UUID where udev tells it, else the device's own serial number (of a loop device its
+    image), else its name, and the size; for a file system without a device what it is mounted from. On Windows the
+    volume's serial number.
     """
     number = os.stat(path).st_dev
     if sys.platform == "win32":
@@ -123,7 +124,8 @@ def _uuid(name: str) -> str:
 
 
 def _serial(folder: Path) -> str:
-    places = ("dm/uuid", "md/uuid", "wwid", "serial", "device/wwid", "device/serial")
+    # Of a loop device the image: its own number is whichever was free.
+    places = ("dm/uuid", "md/uuid", "loop/backing_file", "wwid", "serial", "device/wwid", "device/serial")
     for where in (folder, folder.parent) if (folder / "partition").exists() else (folder,):
         for place in places:
             if text := read(where / place):

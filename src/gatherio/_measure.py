@@ -18,9 +18,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ._core.file import open as gatherio_open
 from ._device import lines, read
-from .file import open as gatherio_open
-from .pages import PAGE_SIZE
+from ._memory.pages import PAGE_SIZE
 
 GIB = 1 << 30
 Number = TypeVar("Number", int, float)

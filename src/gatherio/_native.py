@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
+import operator
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from gatherio import _gatherio  # type: ignore[attr-defined]
@@ -50,6 +53,8 @@ _PROBLEMS: Final[dict[int, str]] = {
     lib.GIO_E_SHRUNK: "the file has become shorter than that since it was mapped",
     lib.GIO_E_BROKEN: "io_uring has stopped working (a sandbox forbids it now, or something has closed its "
     "descriptor): this was being handed over; what follows goes through threads",
+    lib.GIO_E_DIRECTION: "permission denied: to write, and to lock exclusively, takes the right to write the file; to "
+    "read, and to lock shared, that to read it",
     lib.GIO_E_NO_PROC: "/proc is not mounted here, and through it alone the file can be opened once more, which direct "
     "I/O and locks need; mount it: mount -t proc proc /proc",
 }
@@ -70,14 +75,16 @@ _NUMBERS: Final[dict[int, int]] = {
     lib.GIO_E_FOREIGN: errno.EACCES,
     lib.GIO_E_SHRUNK: errno.EIO,
     lib.GIO_E_LOCKED: errno.EACCES,
+    lib.GIO_E_DIRECTION: errno.EACCES,
     lib.GIO_E_NOT_LOCKED: errno.EINVAL,
     lib.GIO_E_NO_PROC: errno.EOPNOTSUPP,
 }
-_WRONG_DIRECTION: Final = (
-    "to write, and to lock exclusively, takes the right to write the file; to read, and to lock shared, that to read it"
-)
 # Of numbers whose own words say nothing in our case.
-_WORDS: Final[dict[int, str]] = {errno.ESPIPE: "pipes, sockets and terminals have no offsets to read from or write to"}
+_WORDS: Final[dict[int, str]] = {
+    errno.ESPIPE: "pipes, sockets and terminals have no offsets to read from or write to",
+    errno.EBADF: "the file's descriptor is not open any more: something in this process has closed it (os.close, "
+    "os.closerange), and not by this object; open the file again",
+}
 _KINDS: Final[dict[int, type[OSError]]] = {lib.GIO_E_LOCKED: LockedError, lib.GIO_E_NOT_LOCKED: NotLockedError}
 
 
@@ -137,8 +144,7 @@ def errno_of(code: int) -> int:
         return _NUMBERS[code]
     if sys.platform == "win32":
         return _WINDOWS_NUMBERS.get(code) or OSError(0, "", None, code).errno or errno.EINVAL
-    # A descriptor opened for the other direction; Windows says access denied.
-    return errno.EACCES if code == errno.EBADF else code
+    return code
 
 
 def os_error(code: int, text: str, path: object = None) -> OSError:
@@ -149,6 +155,30 @@ def os_error(code: int, text: str, path: object = None) -> OSError:
     if sys.platform == "win32" and (code not in _NUMBERS or code in _WINDOWS_CODES):
         failure.winerror = _WINDOWS_CODES.get(code, code)
     return failure
+
+
+# --- what the core makes ---
+
+
+def owned(kind: str, end: Callable[[Any], object]) -> Any:
+    """A place for the core to put something in, with its end attached before it is there.
+
+    A signal during the call that makes it raises right behind that call, where nobody else knows of it yet.
+
+    Parameters
+    ----------
+    kind : str
+        The type of C that points to the place.
+    end : callable
+        Takes the place, and ends what stands there, if anything. A function of the core, with the first arguments
+        bound: in one of Python's a signal could raise, unheard, and the rest would not be done.
+    """
+    return ffi.gc(ffi.new(kind), end)
+
+
+def kept(pointer: Any, place: Any) -> Any:
+    """A pointer to what stands in a place of `owned`, which stays as long as this does."""
+    return ffi.gc(pointer, functools.partial(operator.is_, place))  # which does nothing but refer to it
 
 
 # --- the end of the interpreter ---
@@ -272,12 +302,7 @@ def error(code: int, doing: str, path: object = None, *, is_file: bool = True) -
         return closed(f"{doing}: the completion queue is closed")
     if code == lib.GIO_E_ALIGNMENT:
         return ValueError(f"{doing}: not aligned")
-    if code in _PROBLEMS:
-        why = ""
-    elif code == errno.EBADF and sys.platform != "win32":
-        why = _WRONG_DIRECTION
-    else:
-        why = remedy(errno_of(code), path if is_file else None)
+    why = "" if code in _PROBLEMS else remedy(errno_of(code), path if is_file else None)
     return os_error(code, f"{describe(code)} ({doing}){': ' if why else ''}{why}", path)
 
 

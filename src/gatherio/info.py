@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from . import tuning
+from . import _settings as tuning
+from ._core.file import File
+from ._core.queue import BACKENDS, CompletionQueue, default_queue, try_backend, why_not
 from ._folders import known_as, opened, path_of
+from ._memory.pages import FACTS
 from ._native import remedy
 from ._version import __version__
-from .file import File
-from .pages import FACTS
-from .queue import BACKENDS, CompletionQueue, default_queue, try_backend, why_not
 
 __all__ = ["info"]
 

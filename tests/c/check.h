@@ -160,39 +160,54 @@ static inline void check_file(const char *path, uint64_t writer, uint64_t offset
 
 /* ---- operations ------------------------------------------------------------------------------------------ */
 
-#define CHECK_TICKET(ticket) check_ticket(ticket, __FILE__, __LINE__)
-static inline uint64_t check_ticket(int64_t ticket, const char *file, int line)
+/* Waits until it is filled. */
+static inline void wait_for(gio_queue *queue, const gio_completion *done)
 {
-    check_true(ticket > 0, "the operation was submitted", file, line);
-    return (uint64_t)ticket;
+    CHECK_EQUAL(gio_operation_wait(queue, done, LONG_NS), 0);
+    CHECK(done->result != GIO_PENDING);
 }
 
-/* Waits for an operation, releases it, and gives its outcome. */
-static inline gio_outcome outcome_of(gio_queue *queue, uint64_t ticket)
+#define CHECK_ENDED(queue, done, result, in_place) check_ended(queue, done, result, in_place, __FILE__, __LINE__)
+static inline void check_ended(gio_queue *queue, const gio_completion *done, int64_t result, uint64_t in_place,
+                               const char *file, int line)
 {
-    gio_outcome outcome;
-    memset(&outcome, 0, sizeof outcome);
-    CHECK_EQUAL(gio_operation_wait(queue, ticket, LONG_NS, &outcome), 0);
-    CHECK_EQUAL(outcome.ticket, ticket);
-    CHECK_EQUAL(gio_queue_release(queue, &outcome, 1), 0);
-    return outcome;
+    wait_for(queue, done);
+    check_equal(done->result, result, "the result", "what was expected", file, line);
+    check_equal((int64_t)done->in_place, (int64_t)in_place, "in_place", "what was expected", file, line);
 }
 
-#define CHECK_MOVES(queue, ticket, nbytes) check_moves(queue, CHECK_TICKET(ticket), nbytes, __FILE__, __LINE__)
-static inline void check_moves(gio_queue *queue, uint64_t ticket, uint64_t nbytes, const char *file, int line)
+/* Of one that was submitted for the completion of a bench, and is waited for. */
+#define CHECK_ENDS(bench, submitted, result, in_place)          \
+    do {                                                        \
+        CHECK_EQUAL(submitted, 0);                              \
+        CHECK_ENDED((bench).queue, &(bench).done, result, in_place); \
+    } while (0)
+#define CHECK_MOVES(bench, submitted, nbytes) CHECK_ENDS(bench, submitted, nbytes, nbytes)
+
+/* Names of operations that have finished, and where they stand. */
+enum { NAMES_MAX = 64 };
+typedef struct {
+    uint64_t names[NAMES_MAX], position;
+    uint32_t count;
+} finished;
+
+/* Looks, without waiting, at `max` of them at most. */
+static inline finished look_at(gio_queue *queue, gio_event *listener, uint32_t max)
 {
-    gio_outcome outcome = outcome_of(queue, ticket);
-    check_equal(outcome.code, 0, "the code", "success", file, line);
-    check_equal((int64_t)outcome.transferred, (int64_t)nbytes, "transferred", "all", file, line);
-    check_equal((int64_t)outcome.in_place, (int64_t)nbytes, "in_place", "all", file, line);
+    finished found;
+    memset(&found, 0, sizeof found);
+    CHECK(max <= NAMES_MAX);
+    CHECK_EQUAL(gio_queue_peek(queue, 0, listener, NULL, found.names, max, &found.count, &found.position), 0);
+    CHECK(found.count <= max);
+    return found;
 }
 
-/* Waits until there is an outcome, and leaves it where it is. */
+/* Waits until there is one to look at, and leaves it where it is. */
 static inline int32_t queue_wait(gio_queue *queue, int64_t timeout_ns)
 {
-    gio_outcome outcome;
+    uint64_t name, position;
     uint32_t count;
-    int32_t code = gio_queue_collect(queue, timeout_ns, NULL, &outcome, 1, &count);
+    int32_t code = gio_queue_peek(queue, timeout_ns, NULL, NULL, &name, 1, &count, &position);
     return code == 0 && count == 0 ? GIO_E_TIMEOUT : code;
 }
 
@@ -212,7 +227,10 @@ static inline void check_idle(const gio_queue *queue)
     CHECK_EQUAL(queue->bytes_in_flight, 0);
     CHECK_EQUAL(queue->inside + queue->followers, 0);
     CHECK_EQUAL(queue->stats.operations, queue->stats.finished);
+    CHECK_EQUAL(queue->staging.used[GIO_STAGE_LARGE] + queue->staging.used[GIO_STAGE_SMALL], 0);
     CHECK(queue->held == NULL && queue->returned == NULL);
+    CHECK_EQUAL(queue->free_operations.count, queue->operation_count);
+    CHECK(queue->finished_end - queue->finished_first <= queue->finished_room);
 }
 
 /* ---- a program of cases ---------------------------------------------------------------------------------- */

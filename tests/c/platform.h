@@ -11,6 +11,7 @@ int platform_seek(FILE *file, uint64_t offset);
 uint64_t platform_allocated_bytes(const char *path); /* on the disk, holes not counted */
 int platform_huge_pages_are_automatic(void); /* large allocations start on one unasked */
 void platform_pause_ms(int ms);
+int64_t platform_acquire(const int64_t *place); /* reads what gio_publish writes, without a lock */
 int platform_is_readable(int64_t handle, int timeout_ms); /* does it poll as readable? */
 /* After `ms`, a signal interrupts whatever system call the calling thread sleeps in. 0: no such thing here. */
 int platform_interrupt_me_after(int ms);

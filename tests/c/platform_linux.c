@@ -34,6 +34,8 @@ void platform_pause_ms(int ms)
         continue;
 }
 
+int64_t platform_acquire(const int64_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
+
 int platform_is_readable(int64_t handle, int timeout_ms)
 {
     struct pollfd poller = {(int)handle, POLLIN, 0};

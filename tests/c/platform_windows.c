@@ -28,6 +28,8 @@ int platform_huge_pages_are_automatic(void) { return 0; }
 
 void platform_pause_ms(int ms) { Sleep((DWORD)ms); }
 
+int64_t platform_acquire(const int64_t *place) { return InterlockedOr64((int64_t *)place, 0); }
+
 int platform_is_readable(int64_t handle, int timeout_ms)
 {
     (void)handle; /* there are no such handles: gio_event_handle says -1 */

@@ -13,6 +13,7 @@ typedef struct {
     gio_queue *queue;
     gio_file *file;
     gio_file_facts facts;
+    gio_completion done; /* for those who have one operation at a time */
     char path[512];
 } bench;
 
@@ -56,26 +57,34 @@ static void bench_close(bench *bench)
     CHECK_EQUAL(remove(bench->path), 0);
 }
 
-static uint64_t hold_one(bench *bench, const void *memory, uint64_t nbytes, uint64_t key)
+static void hold_one(bench *bench, const void *memory, uint64_t nbytes, uint64_t user_data, gio_completion *held)
 {
     CHECK_EQUAL(gio_queue_fault(bench->queue, GIO_FAULT_HOLD, 0, 1, 0), 0);
-    return CHECK_TICKET(gio_submit_one(bench->file, GIO_WRITE, memory, nbytes, 0, key));
+    CHECK_EQUAL(gio_submit_one(bench->file, GIO_WRITE, memory, nbytes, 0, user_data, held), 0);
 }
 
 static void release_held(gio_queue *queue) { CHECK_EQUAL(gio_queue_fault(queue, GIO_FAULT_NONE, 0, 0, 0), 0); }
 
 /* The kernel has done it, and only the telling is held: before that it might still drop it. */
-static void wait_until_held(gio_queue *queue, uint64_t ticket)
+static void wait_until_held(gio_queue *queue, const gio_completion *completion)
 {
-    gio_outcome outcome;
     int held;
     do {
-        CHECK_EQUAL(gio_operation_wait(queue, ticket, SHORT_NS, &outcome), GIO_E_TIMEOUT);
+        CHECK_EQUAL(gio_operation_wait(queue, completion, SHORT_NS), GIO_E_TIMEOUT);
         gio_mutex_lock(&queue->mutex);
         held = queue->held != NULL;
         gio_mutex_unlock(&queue->mutex);
     } while (!held);
 }
+
+#define CHECK_REFUSED(bench, submitted, code)                                    \
+    do {                                                                         \
+        gio_completion before;                                                   \
+        memset(&before, 0x5a, sizeof before);                                    \
+        (bench).done = before;                                                   \
+        CHECK_EQUAL(submitted, code);                                            \
+        CHECK_EQUAL(memcmp(&before, &(bench).done, sizeof before), 0); /* untouched */ \
+    } while (0)
 
 static uint64_t file_size(bench *bench)
 {
@@ -168,10 +177,10 @@ static void contiguous(int32_t direct, int32_t durable)
     pages out = pages_new(BYTES), in = pages_new(BYTES);
 
     data_fill(out.at, BYTES, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, out.at, BYTES, 0, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, out.at, BYTES, 0, 0, &bench.done), BYTES);
     CHECK_EQUAL(file_size(&bench), BYTES);
     CHECK_FILE(bench.path, 1, 0, BYTES);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, in.at, BYTES, 0, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, in.at, BYTES, 0, 0, &bench.done), BYTES);
     CHECK_EQUAL(data_compare(in.at, BYTES, 1, 0), BYTES);
     CHECK_EQUAL(gio_file_flush(bench.file), 0);
 
@@ -208,14 +217,14 @@ static void test_scattered(void)
         data_fill(page, PAGE, 2, i * PAGE);
         segments[i] = segment_of(page, PAGE);
     }
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, segments, COUNT, 0, GIO_STAGE_NOTHING, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, segments, COUNT, 0, GIO_STAGE_NOTHING, 0, &bench.done), BYTES);
     CHECK_FILE(bench.path, 2, 0, BYTES);
     gio_queue_stats stats = stats_of(bench.queue);
     CHECK(stats.gathers >= 3 && stats.writes == 0 && stats.staged == 0);
 
     for (uint64_t i = 0; i < COUNT; i++) /* back in yet another order: even pages first */
         segments[i] = segment_of(in.at + (i < COUNT / 2 ? 2 * i : 2 * (i - COUNT / 2) + 1) * PAGE, PAGE);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, segments, COUNT, 0, GIO_STAGE_NOTHING, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, segments, COUNT, 0, GIO_STAGE_NOTHING, 0, &bench.done), BYTES);
     for (uint64_t i = 0; i < COUNT; i++)
         CHECK_EQUAL(data_compare((void *)(uintptr_t)segments[i].address, PAGE, 2, i * PAGE), PAGE);
     CHECK(stats_of(bench.queue).scatters >= 3);
@@ -225,7 +234,8 @@ static void test_scattered(void)
     uint64_t joined = (COUNT - COUNT / 10) * (uint64_t)PAGE;
     data_fill(out.at, joined, 3, 0);
     stats = stats_of(bench.queue);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, segments, COUNT, 0, GIO_STAGE_NOTHING, 0), joined);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, segments, COUNT, 0, GIO_STAGE_NOTHING, 0, &bench.done),
+                joined);
     CHECK_FILE(bench.path, 3, 0, joined);
     CHECK_FILE(bench.path, 2, joined, BYTES - joined);
     CHECK_EQUAL(stats_of(bench.queue).gathers, stats.gathers);
@@ -255,10 +265,10 @@ static void ragged(int32_t direct, int32_t durable)
             data_fill(from, length, ++writer, offset);
             memcpy(model + offset, from, length);
             size = gio_max(size, offset + length);
-            CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, from, length, offset, 0), length);
+            CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, from, length, offset, 0, &bench.done), length);
             CHECK_EQUAL(file_size(&bench), size); /* ends at the very byte */
             memset(memory.at, 0xee, BYTES);
-            CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, from, length, offset, 0), length);
+            CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, from, length, offset, 0, &bench.done), length);
             CHECK_EQUAL(memcmp(from, model + offset, length), 0);
             CHECK(from == memory.at || from[-1] == 0xee); /* not a byte beside the target */
             CHECK_EQUAL(from[length], 0xee);
@@ -285,7 +295,8 @@ static void test_crowded(void)
     bench bench = bench_open(32, 64 * KIB, GIO_DIRECT_AUTO, 0);
     pages memory = pages_new(BYTES + 64 * COUNT);
     unsigned char *found = malloc(BYTES);
-    uint64_t tickets[COUNT], lengths[COUNT], order[COUNT], offsets[COUNT], state = 42, end = 0, used = 0;
+    gio_completion done[COUNT];
+    uint64_t lengths[COUNT], order[COUNT], offsets[COUNT], state = 42, end = 0, used = 0;
 
     CHECK(found != NULL);
     for (int i = 0; i < COUNT; i++) {
@@ -308,12 +319,12 @@ static void test_crowded(void)
         used = random_next(&state) % 2 ? gio_round_up(used, 512) : used + 1;
         CHECK(used + lengths[at] <= memory.allocated);
         data_fill(memory.at + used, lengths[at], 9, offsets[at]);
-        tickets[at] = CHECK_TICKET(
-            gio_submit_one(bench.file, GIO_WRITE, memory.at + used, lengths[at], offsets[at], at));
+        CHECK_EQUAL(
+            gio_submit_one(bench.file, GIO_WRITE, memory.at + used, lengths[at], offsets[at], at, &done[at]), 0);
         used += lengths[at];
     }
     for (int i = 0; i < COUNT; i++)
-        CHECK_MOVES(bench.queue, (int64_t)tickets[i], lengths[i]);
+        CHECK_ENDED(bench.queue, &done[i], lengths[i], lengths[i]);
     CHECK_EQUAL(file_size(&bench), offsets[COUNT - 1] + lengths[COUNT - 1]);
     CHECK_EQUAL(oracle_read(bench.path, 0, found, BYTES), offsets[COUNT - 1] + lengths[COUNT - 1]);
     for (int i = 0; i < COUNT; i++)
@@ -333,12 +344,12 @@ static void test_staged(void)
     CHECK(segments != NULL);
 
     data_fill(out.at, BYTES, 4, 0);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, &whole, 1, 0, GIO_STAGE_ALL, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, &whole, 1, 0, GIO_STAGE_ALL, 0, &bench.done), BYTES);
     CHECK_FILE(bench.path, 4, 0, BYTES);
     gio_queue_stats stats = stats_of(bench.queue);
     CHECK(stats.staged != 0 && stats.staged == stats.writes);
     whole = segment_of(in.at, BYTES);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, &whole, 1, 0, GIO_STAGE_ALL, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, &whole, 1, 0, GIO_STAGE_ALL, 0, &bench.done), BYTES);
     CHECK_EQUAL(data_compare(in.at, BYTES, 4, 0), BYTES);
 
     uint64_t nbytes = ROWS * (uint64_t)ROW, offset = 777; /* odd rows apart from each other, odd offset */
@@ -346,29 +357,30 @@ static void test_staged(void)
         segments[i] = segment_of(out.at + 8 + i * STEP, ROW);
         data_fill(out.at + 8 + i * STEP, ROW, 5, offset + i * ROW);
     }
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, segments, ROWS, offset, GIO_STAGE_RAGGED, 0), nbytes);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, segments, ROWS, offset, GIO_STAGE_RAGGED, 0, &bench.done),
+                nbytes);
     CHECK_FILE(bench.path, 4, 0, offset);
     CHECK_FILE(bench.path, 5, offset, nbytes);
     CHECK_FILE(bench.path, 4, offset + nbytes, BYTES - offset - nbytes);
     memset(in.at, 0xee, BYTES);
     for (uint64_t i = 0; i < ROWS; i++)
         segments[i] = segment_of(in.at + 8 + i * STEP, ROW);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, segments, ROWS, offset, GIO_STAGE_RAGGED, 0), nbytes);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, segments, ROWS, offset, GIO_STAGE_RAGGED, 0, &bench.done),
+                nbytes);
     for (uint64_t i = 0; i < ROWS; i++) {
         CHECK_EQUAL(data_compare(in.at + 8 + i * STEP, ROW, 5, offset + i * ROW), ROW);
         CHECK_EQUAL(in.at[8 + i * STEP - 1], 0xee);
         CHECK_EQUAL(in.at[8 + i * STEP + ROW], 0xee);
     }
 
-    uint64_t tickets[40];
+    gio_completion done[40];
     for (uint64_t i = 0; i < 40; i++) {
         data_fill(out.at + i * 128 * KIB, 128 * KIB, 6, i * 128 * KIB);
         segments[i] = segment_of(out.at + i * 128 * KIB, 128 * KIB);
-        tickets[i] = CHECK_TICKET(
-            gio_submit(bench.file, GIO_WRITE, &segments[i], 1, i * 128 * KIB, GIO_STAGE_ALL, i));
+        CHECK_EQUAL(gio_submit(bench.file, GIO_WRITE, &segments[i], 1, i * 128 * KIB, GIO_STAGE_ALL, i, &done[i]), 0);
     }
     for (uint64_t i = 0; i < 40; i++)
-        CHECK_MOVES(bench.queue, (int64_t)tickets[i], 128 * KIB);
+        CHECK_ENDED(bench.queue, &done[i], 128 * KIB, 128 * KIB);
     CHECK_FILE(bench.path, 6, 0, BYTES);
     free(segments);
     pages_free(out);
@@ -383,16 +395,13 @@ static void test_staging_not_allowed(void)
     gio_segment odd = segment_of(memory.at + 1, 16 * KIB), even = segment_of(memory.at, 16 * KIB);
 
     data_fill(memory.at, 64 * KIB, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, &even, 1, 0, GIO_STAGE_NOTHING, 0), 16 * KIB);
-    gio_outcome outcome = outcome_of(
-        bench.queue, CHECK_TICKET(gio_submit(bench.file, GIO_WRITE, &odd, 1, 32 * KIB, GIO_STAGE_NOTHING, 0)));
-    CHECK_EQUAL(outcome.code, bench.facts.direct ? GIO_E_ALIGNMENT : 0);
-    CHECK_EQUAL(outcome.transferred, bench.facts.direct ? 0 : 16 * KIB);
-    CHECK_EQUAL(outcome.in_place, outcome.transferred);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, &even, 1, 0, GIO_STAGE_NOTHING, 0, &bench.done), 16 * KIB);
+    int64_t expected = bench.facts.direct ? -(int64_t)GIO_E_ALIGNMENT : 16 * KIB;
+    CHECK_ENDS(bench, gio_submit(bench.file, GIO_WRITE, &odd, 1, 32 * KIB, GIO_STAGE_NOTHING, 0, &bench.done), expected,
+               bench.facts.direct ? 0 : 16 * KIB);
     CHECK_EQUAL(file_size(&bench), bench.facts.direct ? 16 * KIB : 48 * KIB);
-    outcome = outcome_of(bench.queue,
-                         CHECK_TICKET(gio_submit(bench.file, GIO_READ, &even, 1, 1, GIO_STAGE_NOTHING, 0)));
-    CHECK_EQUAL(outcome.code, bench.facts.direct ? GIO_E_ALIGNMENT : 0);
+    CHECK_ENDS(bench, gio_submit(bench.file, GIO_READ, &even, 1, 1, GIO_STAGE_NOTHING, 0, &bench.done), expected,
+               bench.facts.direct ? 0 : 16 * KIB);
     pages_free(memory);
     bench_close(&bench);
 }
@@ -407,24 +416,24 @@ static void end_of_file(int32_t direct)
     data_fill(memory.at, SIZE, 1, 0);
     oracle_write(bench.path, memory.at, SIZE);
     memset(memory.at, 0, BYTES);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, BYTES, 0, 0), SIZE); /* across */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, BYTES, 0, 0, &bench.done), SIZE); /* across */
     CHECK_EQUAL(data_compare(memory.at, SIZE, 1, 0), SIZE);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, 8 * KIB, 98304, 0), SIZE - 98304);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 8 * KIB, 98304, 0, &bench.done), SIZE - 98304);
     CHECK_EQUAL(data_compare(memory.at, SIZE - 98304, 1, 98304), SIZE - 98304);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, 10, SIZE - 3, 0), 3);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 10, SIZE - 3, 0, &bench.done), 3);
     CHECK_EQUAL(data_compare(memory.at, 3, 1, SIZE - 3), 3);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, 4096, SIZE, 0), 0); /* at */
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, BYTES, 512 * KIB, 0), 0); /* past */
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, 5, UINT64_C(1) << 40, 0), 0);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_RAGGED, 0), SIZE);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 4096, SIZE, 0, &bench.done), 0); /* at */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, BYTES, 512 * KIB, 0, &bench.done), 0); /* past */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 5, UINT64_C(1) << 40, 0, &bench.done), 0);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_RAGGED, 0, &bench.done), SIZE);
     CHECK_EQUAL(data_compare(memory.at + 128 * KIB, SIZE, 1, 0), SIZE);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, halves, 2, 7, GIO_STAGE_ALL, 0), SIZE - 7);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, halves, 2, 7, GIO_STAGE_ALL, 0, &bench.done), SIZE - 7);
     CHECK_EQUAL(data_compare(memory.at + 128 * KIB, SIZE - 7, 1, 7), SIZE - 7);
 
     /* Nothing is read, written or made longer by an operation on nothing. */
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 512 * KIB, 0), 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, 0, 0, 0), 0);
-    CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, NULL, 0, 512 * KIB, GIO_STAGE_NOTHING, 0), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 512 * KIB, 0, &bench.done), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 0, 0, 0, &bench.done), 0);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, NULL, 0, 512 * KIB, GIO_STAGE_NOTHING, 0, &bench.done), 0);
     CHECK_EQUAL(file_size(&bench), SIZE);
     pages_free(memory);
     bench_close(&bench);
@@ -443,18 +452,23 @@ static void test_far_offsets(void)
     pages memory = pages_new(64 * KIB);
 
     data_fill(memory.at, 50001, 1, offset);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 50001, offset, 0), 50001);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 50001, offset, 0, &bench.done), 50001);
     CHECK_EQUAL(file_size(&bench), offset + 50001);
     CHECK_FILE(bench.path, 1, offset, 50001);
     memset(memory.at, 0, 64 * KIB);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, 64 * KIB, offset, 0), 50001);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 64 * KIB, offset, 0, &bench.done), 50001);
     CHECK_EQUAL(data_compare(memory.at, 50001, 1, offset), 50001);
 
-    CHECK(gio_submit_one(bench.file, GIO_READ, memory.at, 1, UINT64_MAX, 0) < 0);
-    CHECK(gio_submit_one(bench.file, GIO_READ, memory.at, 4096, INT64_MAX - 4095, 0) < 0);
-    CHECK(gio_submit_one(bench.file, GIO_READ, memory.at, UINT64_MAX, 0, 0) < 0);
+    CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 1, UINT64_MAX, 0, &bench.done),
+                  gio_code_invalid());
+    CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 4096, INT64_MAX - 4095, 0, &bench.done),
+                  gio_code_invalid());
+    CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_READ, memory.at, UINT64_MAX, 0, 0, &bench.done),
+                  gio_code_invalid());
     gio_segment halves[2] = {segment_of(memory.at, UINT64_C(1) << 63), segment_of(memory.at, UINT64_C(1) << 63)};
-    CHECK(gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_RAGGED, 0) < 0); /* the sum is no 64-bit number */
+    /* The sum is no 64-bit number. */
+    CHECK_REFUSED(bench, gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_RAGGED, 0, &bench.done),
+                  gio_code_invalid());
     CHECK_EQUAL(stats_of(bench.queue).operations, 2);
     pages_free(memory);
     bench_close(&bench);
@@ -468,10 +482,10 @@ static void test_absurd_numbers(void)
     pages memory = pages_new(64 * KIB);
     gio_segment halves[2] = {segment_of(memory.at, UINT64_C(1) << 62), segment_of(memory.at, UINT64_C(1) << 62)};
     gio_registration registration = {NULL, 0};
-    int64_t invalid = -(int64_t)gio_code_invalid();
+    int32_t invalid = gio_code_invalid();
 
     data_fill(memory.at, 64 * KIB, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 0), 64 * KIB);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 0, &bench.done), 64 * KIB);
     for (size_t i = 0; i < sizeof huge / sizeof huge[0]; i++) {
         void *address = NULL;
         uint64_t allocated, id, size;
@@ -479,11 +493,12 @@ static void test_absurd_numbers(void)
         gio_segment one = segment_of(memory.at, 4096), two[2] = {one, segment_of(memory.at, huge[i])};
         uint64_t offsets[2] = {0, huge[i]};
 
-        CHECK_EQUAL(gio_submit_one(bench.file, GIO_READ, memory.at, 4096, huge[i], 0), invalid);
-        CHECK_EQUAL(gio_submit_one(bench.file, GIO_READ, memory.at, huge[i], 1, 0), invalid);
-        CHECK_EQUAL(gio_submit(bench.file, GIO_READ, two, 2, 0, GIO_STAGE_RAGGED, 0), invalid);
-        CHECK_EQUAL(gio_submit(bench.file, GIO_READ, &one, 1, huge[i], GIO_STAGE_ALL, 0), invalid);
-        CHECK_EQUAL(gio_submit_batch(bench.file, GIO_READ, two, offsets, 2, 0), invalid);
+        CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 4096, huge[i], 0, &bench.done), invalid);
+        CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_READ, memory.at, huge[i], 1, 0, &bench.done), invalid);
+        CHECK_REFUSED(bench, gio_submit(bench.file, GIO_READ, two, 2, 0, GIO_STAGE_RAGGED, 0, &bench.done), invalid);
+        CHECK_REFUSED(bench, gio_submit(bench.file, GIO_READ, &one, 1, huge[i], GIO_STAGE_ALL, 0, &bench.done),
+                      invalid);
+        CHECK_REFUSED(bench, gio_submit_batch(bench.file, GIO_READ, two, offsets, 2, 0, &bench.done), invalid);
         CHECK(gio_pages_allocate(huge[i], GIO_HUGE_AUTO, &address, &allocated) != 0 && address == NULL);
         if (gio_file_resize(bench.file, huge[i]) == 0) { /* tmpfs has files of that length */
             CHECK_EQUAL(huge[i], INT64_MAX);
@@ -494,121 +509,252 @@ static void test_absurd_numbers(void)
         CHECK(gio_queue_register(bench.queue, memory.at, huge[i], &registration) != 0 && registration.queue == NULL);
         CHECK(gio_queue_keep(bench.queue, memory.at, huge[i], UINT64_MAX) != 0);
         for (int32_t kind = GIO_FAULT_SHORT; kind <= GIO_FAULT_FAIL; kind++)
-            CHECK_EQUAL(gio_queue_fault(bench.queue, kind, 0, 1, huge[i]), -invalid);
+            CHECK_EQUAL(gio_queue_fault(bench.queue, kind, 0, 1, huge[i]), invalid);
         CHECK_EQUAL(gio_file_size(bench.file, &size), 0);
         CHECK_EQUAL(size, 64 * KIB);
     }
-    CHECK_EQUAL(gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_RAGGED, 0), invalid);
+    CHECK_REFUSED(bench, gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_RAGGED, 0, &bench.done), invalid);
     CHECK_FILE(bench.path, 1, 0, 64 * KIB);
     pages_free(memory);
     bench_close(&bench);
 }
 
 
-/* ---- outcomes, tickets, waits ---------------------------------------------------------------------------- */
+/* ---- completions, names, waits --------------------------------------------------------------------------- */
 
-static void test_outcomes(void)
+static void test_completions(void)
 {
     enum { COUNT = 12 };
     bench bench = bench_default();
     pages memory = pages_new(COUNT * 4096);
-    gio_outcome told[COUNT + 1], again[COUNT + 1], outcome;
-    uint64_t tickets[COUNT];
-    uint32_t count, seen = 0;
+    gio_completion done[COUNT], before;
+    uint64_t seen = 0;
 
-    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, told, COUNT, &count), 0);
-    CHECK_EQUAL(count, 0);
+    CHECK_EQUAL(look_at(bench.queue, NULL, NAMES_MAX).count, 0);
     CHECK_EQUAL(queue_wait(bench.queue, 0), GIO_E_TIMEOUT);
     data_fill(memory.at, COUNT * 4096, 1, 0);
     for (uint64_t i = 0; i < COUNT; i++)
-        tickets[i] = CHECK_TICKET(
-            gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, 1000 + i));
+        CHECK_EQUAL(
+            gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, 1000 + i, &done[i]), 0);
     CHECK_EQUAL(queue_wait(bench.queue, LONG_NS), 0);
     CHECK_EQUAL(gio_file_drain(bench.file, LONG_NS), 0);
     CHECK_EQUAL(queue_wait(bench.queue, 0), 0); /* they are still there to be told */
-
-    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, told, COUNT + 1, &count), 0);
-    CHECK_EQUAL(count, COUNT);
-    for (uint32_t i = 0; i < count; i++) {
-        CHECK_EQUAL(told[i].code, 0);
-        CHECK_EQUAL(told[i].transferred, 4096);
-        CHECK_EQUAL(told[i].ticket, tickets[told[i].key - 1000]);
-        seen |= 1u << (told[i].key - 1000);
+    for (uint32_t i = 0; i < COUNT; i++) { /* filled, though nobody has asked for them */
+        CHECK_EQUAL(done[i].result, 4096);
+        CHECK_EQUAL(done[i].in_place, 4096);
+        for (uint32_t other = 0; other < i; other++)
+            CHECK(done[i].ticket != done[other].ticket);
     }
-    CHECK_EQUAL(seen, (1u << COUNT) - 1);
-    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, again, COUNT + 1, &count), 0);
-    CHECK_EQUAL(count, COUNT);
-    for (uint32_t i = 0; i < count; i++)
-        CHECK_EQUAL(again[i].ticket, told[i].ticket); /* told again, in the same order */
 
-    CHECK_EQUAL(gio_queue_release(bench.queue, told, 5), 0);
-    CHECK_EQUAL(gio_queue_release(bench.queue, told, 5), 0); /* twice does nothing */
-    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, again, 3, &count), 0);
-    CHECK_EQUAL(count, 3);
-    for (uint32_t i = 0; i < count; i++)
-        CHECK_EQUAL(again[i].ticket, told[5 + i].ticket);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, told[0].ticket, LONG_NS, &outcome), GIO_E_GONE);
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, told[0].ticket), GIO_E_GONE);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, told[11].ticket, 0, &outcome), 0);
-    CHECK_EQUAL(outcome.key, told[11].key);
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, told[11].ticket), GIO_E_GONE); /* it has finished */
-    CHECK_EQUAL(gio_queue_release(bench.queue, &told[5], COUNT - 5), 0);
+    finished told = look_at(bench.queue, NULL, COUNT + 1);
+    CHECK_EQUAL(told.count, COUNT);
+    for (uint32_t i = 0; i < COUNT; i++)
+        seen |= UINT64_C(1) << (told.names[i] - 1000);
+    CHECK_EQUAL(seen, (1u << COUNT) - 1);
+    finished again = look_at(bench.queue, NULL, COUNT);
+    CHECK_EQUAL(memcmp(&told, &again, sizeof told), 0); /* told again, in the same order, up to the same position */
+
+    finished five = look_at(bench.queue, NULL, 5);
+    CHECK_EQUAL(five.count, 5);
+    CHECK_EQUAL(five.position, told.position - (COUNT - 5));
+    CHECK_EQUAL(memcmp(five.names, told.names, 5 * sizeof told.names[0]), 0);
+    CHECK_EQUAL(look_at(bench.queue, NULL, 0).count, 0);
+    CHECK_EQUAL(gio_queue_seen(bench.queue, look_at(bench.queue, NULL, 0).position), 0); /* nothing was told */
+    for (int twice = 0; twice < 2; twice++) {
+        CHECK_EQUAL(gio_queue_seen(bench.queue, five.position), 0);
+        again = look_at(bench.queue, NULL, 3);
+        CHECK_EQUAL(again.count, 3);
+        CHECK_EQUAL(memcmp(again.names, told.names + 5, 3 * sizeof told.names[0]), 0);
+    }
+    CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+    CHECK_EQUAL(gio_queue_seen(bench.queue, five.position), 0); /* late: what was seen stays seen */
+    CHECK_EQUAL(gio_queue_seen(bench.queue, 0), 0);
+    CHECK_EQUAL(look_at(bench.queue, NULL, NAMES_MAX).count, 0);
     CHECK_EQUAL(queue_wait(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
+
+    memcpy(&before, &done[11], sizeof before);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &done[11], 0), 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &done[11], -1), 0);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &done[11]), GIO_E_GONE);
+    CHECK_EQUAL(memcmp(&before, &done[11], sizeof before), 0);
+
+    CHECK_EQUAL(gio_queue_seen(bench.queue, UINT64_MAX), 0); /* beyond the end: of what comes nothing was seen */
+    CHECK_EQUAL(gio_queue_seen(bench.queue, told.position + 1), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 4096, 0, 99, &bench.done), 4096);
+    told = look_at(bench.queue, NULL, NAMES_MAX);
+    CHECK_EQUAL(told.count, 1);
+    CHECK_EQUAL(told.names[0], 99);
     CHECK_FILE(bench.path, 1, 0, COUNT * 4096);
     pages_free(memory);
     bench_close(&bench);
 }
 
-/* A ticket stays stale however often its place is used again, and the places are used again. */
-static void test_stale_tickets(void)
+/* Of those named 0 nothing is told, however they end. */
+static void test_without_a_name(void)
+{
+    bench bench = bench_default();
+    pages memory = pages_new(8192);
+    gio_segment halves[2] = {segment_of(memory.at, 4096), segment_of(memory.at + 4096, 4096)};
+    uint64_t offsets[2] = {4096, 0};
+    gio_completion named;
+
+    data_fill(memory.at, 8192, 1, 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 8192, 0, 0, &bench.done), 8192);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 0, 0, &bench.done), 0);
+    CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, halves, 2, 0, GIO_STAGE_ALL, 0, &bench.done), 8192);
+    CHECK_MOVES(bench, gio_submit_batch(bench.file, GIO_READ, halves, offsets, 2, 0, &bench.done), 8192);
+    CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, 1, 5), 0);
+    CHECK_ENDS(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), -5, 0);
+    release_held(bench.queue);
+    CHECK_EQUAL(queue_wait(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
+    CHECK_EQUAL(gio_submit_batch(bench.file, GIO_READ, halves, offsets, 2, 5, &named), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 4096, 0, 0, &bench.done), 4096);
+    CHECK_ENDED(bench.queue, &named, 8192, 8192);
+    finished told = look_at(bench.queue, NULL, NAMES_MAX);
+    CHECK_EQUAL(told.count, 1);
+    CHECK_EQUAL(told.names[0], 5);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+static uint64_t place_of(const gio_completion *completion) /* in the core */
+{
+    return completion->ticket & ((UINT64_C(1) << GIO_INDEX_BITS) - 1);
+}
+
+/* A completion that is filled stays as it is however often its place in the core is used again, and the places are used
+ * again. */
+static void test_places_are_used_again(void)
 {
     enum { COUNT = 5000 };
     bench bench = bench_default();
     pages memory = pages_new(4096);
-    gio_outcome outcome;
-    uint64_t first = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1));
+    gio_completion first, before, held;
 
-    CHECK_EQUAL(outcome_of(bench.queue, first).code, 0);
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1, &first), 0);
+    CHECK_ENDED(bench.queue, &first, 4096, 4096);
+    memcpy(&before, &first, sizeof before);
     for (int i = 0; i < COUNT; i++) {
-        CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 0, 2), 0);
-        CHECK_EQUAL(gio_operation_wait(bench.queue, first, 0, &outcome), GIO_E_GONE);
+        uint64_t ticket = bench.done.ticket;
+        CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 0, 0, &bench.done), 0);
+        CHECK(bench.done.ticket != ticket && bench.done.ticket != first.ticket);
+        CHECK_EQUAL(gio_operation_wait(bench.queue, &first, 0), 0);
+        CHECK_EQUAL(gio_operation_cancel(bench.queue, &first), GIO_E_GONE);
     }
     CHECK(bench.queue->operation_count <= 2 * GIO_OPERATIONS_PER_BLOCK); /* memory does not grow with their number */
-    outcome.ticket = first;
-    CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
+
+    /* While its place is somebody else's, cancelling it is not cancelling that one. */
+    do
+        CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 0, 0, &bench.done), 0);
+    while (bench.queue->operations[place_of(&first)] != bench.queue->free_operations.first);
+    hold_one(&bench, memory.at, 4096, 2, &held);
+    CHECK_EQUAL(place_of(&held), place_of(&first));
+    wait_until_held(bench.queue, &held);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &first), GIO_E_GONE);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &first, -1), 0);
+    CHECK(!bench.queue->operations[place_of(&first)]->cancelling);
+    release_held(bench.queue);
+    CHECK_ENDED(bench.queue, &held, 4096, 4096);
+    CHECK_EQUAL(memcmp(&before, &first, sizeof before), 0);
+
     static const uint64_t strangers[] = {
         0, 1, 63, 64, UINT64_MAX, UINT64_C(1) << 63, (UINT64_C(1) << GIO_INDEX_BITS) - 1};
     for (size_t i = 0; i < sizeof strangers / sizeof strangers[0]; i++) {
-        CHECK_EQUAL(gio_operation_wait(bench.queue, strangers[i], 0, &outcome), GIO_E_GONE);
-        CHECK_EQUAL(gio_operation_cancel(bench.queue, strangers[i]), GIO_E_GONE);
+        gio_completion stranger = {.result = i % 2 ? GIO_PENDING : 4096, .ticket = strangers[i]};
+        CHECK_EQUAL(gio_operation_cancel(bench.queue, &stranger), GIO_E_GONE);
+        CHECK_EQUAL(gio_operation_wait(bench.queue, &stranger, 0), i % 2 ? GIO_E_TIMEOUT : 0);
+        CHECK_EQUAL(stranger.ticket, strangers[i]);
     }
     pages_free(memory);
     bench_close(&bench);
 }
 
-static void test_wait_any(void)
+/* Thousands have finished, and nobody has looked. */
+static void test_nobody_looks(void)
+{
+    enum { COUNT = 5000, LIVE = 1000, AT_ONCE = 40, SEEN = 37 };
+    bench bench = bench_open(1, 64 * KIB, GIO_DIRECT_AUTO, 0);
+    pages memory = pages_new(4096);
+    gio_completion held, *done = malloc((LIVE + 1) * sizeof *done);
+    unsigned char told_of[LIVE + 1];
+    uint64_t name = 0, next = 0;
+
+    CHECK(done != NULL);
+    /* Those on nothing finish as they are submitted: their order is known. Now and then some are seen, so that the ring grows
+     * while its beginning lies anywhere in it. */
+    while (name < COUNT) {
+        for (int i = 0; i < AT_ONCE; i++)
+            CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 0, 0, ++name, &bench.done), 0);
+        finished told = look_at(bench.queue, NULL, name < COUNT / 2 ? SEEN : 1);
+        for (uint32_t i = 0; i < told.count; i++)
+            CHECK_EQUAL(told.names[i], ++next);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+    }
+    CHECK(bench.queue->finished_end - bench.queue->finished_first > COUNT / 3);
+    while (next < name) {
+        finished told = look_at(bench.queue, NULL, 1 + next % NAMES_MAX);
+        CHECK_EQUAL(told.count, gio_min(1 + next % NAMES_MAX, name - next));
+        for (uint32_t i = 0; i < told.count; i++)
+            CHECK_EQUAL(told.names[i], ++next);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+    }
+    CHECK_EQUAL(look_at(bench.queue, NULL, 1).count, 0);
+
+    /* A place is kept for each that is still to finish, also for one that is named only later (gio_transfer). */
+    uint64_t unseen = bench.queue->finished_room - 2;
+    for (uint64_t i = 0; i < unseen; i++)
+        CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, 0, 0, ++name, &bench.done), 0);
+    memset(told_of, 0, sizeof told_of);
+    CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_HOLD, 0, 1, 0), 0);
+    held.result = GIO_PENDING;
+    CHECK_EQUAL(gio_transfer(bench.file, GIO_WRITE, memory.at, 4096, 0, name + LIVE + 1, 0, &held), GIO_E_TIMEOUT);
+    for (uint64_t i = 0; i < LIVE; i++)
+        CHECK_EQUAL(
+            gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 4096 * (1 + i), name + 1 + i, &done[i]), 0);
+    release_held(bench.queue);
+    CHECK_EQUAL(gio_file_drain(bench.file, LONG_NS), 0);
+    CHECK_EQUAL(bench.queue->finished_end - bench.queue->finished_first, unseen + LIVE + 1);
+    while (next < name + LIVE + 1) {
+        finished told = look_at(bench.queue, NULL, NAMES_MAX);
+        CHECK(told.count != 0);
+        for (uint32_t i = 0; i < told.count; i++)
+            if (++next <= name)
+                CHECK_EQUAL(told.names[i], next);
+            else
+                CHECK_EQUAL(told_of[told.names[i] - name - 1]++, 0);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+    }
+    for (uint64_t i = 0; i < LIVE; i++)
+        CHECK_ENDED(bench.queue, &done[i], 4096, 4096);
+    CHECK_ENDED(bench.queue, &held, 4096, 4096);
+    free(done);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* Who waits for any is told of the one that has finished, and not of the other one. */
+static void test_wait_for_any(void)
 {
     bench bench = bench_default();
-    pages memory = pages_new(3 * 4096);
-    uint64_t tickets[3], index = 99;
+    pages memory = pages_new(2 * 4096);
+    gio_completion held;
 
-    tickets[0] = hold_one(&bench, memory.at, 4096, 0);
-    CHECK_EQUAL(gio_operation_wait_any(bench.queue, tickets, 1, 0, &index), GIO_E_TIMEOUT);
-    CHECK_EQUAL(gio_operation_wait_any(bench.queue, tickets, 1, SHORT_NS, &index), GIO_E_TIMEOUT);
-    CHECK_EQUAL(gio_operation_wait_any(bench.queue, tickets, 0, 0, &index), GIO_E_TIMEOUT);
-    /* The fault takes the next request that comes back, whichever it is: the held one has come back by now. */
-    tickets[1] = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 4096, 4096, 1));
-    CHECK_EQUAL(gio_operation_wait_any(bench.queue, tickets, 2, LONG_NS, &index), 0);
-    CHECK_EQUAL(index, 1);
-    tickets[2] = tickets[1];
-    CHECK_EQUAL(outcome_of(bench.queue, tickets[1]).code, 0);
-    tickets[1] = tickets[0];
-    CHECK_EQUAL(gio_operation_wait_any(bench.queue, tickets, 3, LONG_NS, &index), 0); /* GONE counts as over */
-    CHECK_EQUAL(index, 2);
-    release_held(bench.queue);
-    CHECK_EQUAL(gio_operation_wait_any(bench.queue, tickets, 3, LONG_NS, &index), 0);
-    CHECK_EQUAL(index, 0);
-    CHECK_EQUAL(outcome_of(bench.queue, tickets[0]).code, 0);
+    hold_one(&bench, memory.at, 4096, 7, &held);
+    CHECK_EQUAL(queue_wait(bench.queue, 0), GIO_E_TIMEOUT);
+    /* The fault takes the next request that comes back, whichever it is: the held one has to have come back. */
+    wait_until_held(bench.queue, &held);
+    CHECK_EQUAL(queue_wait(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 4096, 4096, 8, &bench.done), 0);
+    for (int twice = 0; twice < 2; twice++) {
+        CHECK_EQUAL(queue_wait(bench.queue, LONG_NS), 0);
+        finished told = look_at(bench.queue, NULL, NAMES_MAX);
+        CHECK_EQUAL(told.count, 1);
+        CHECK_EQUAL(told.names[0], twice ? 7 : 8);
+        CHECK_EQUAL(twice ? held.result : bench.done.result, 4096);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+        CHECK_EQUAL(queue_wait(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
+        release_held(bench.queue);
+    }
     pages_free(memory);
     bench_close(&bench);
 }
@@ -617,27 +763,153 @@ static void test_timeouts(void)
 {
     bench bench = bench_default();
     pages memory = pages_new(4096);
-    gio_outcome outcome;
-    uint64_t ticket = hold_one(&bench, memory.at, 4096, 0);
+    gio_completion held;
 
+    hold_one(&bench, memory.at, 4096, 0, &held);
     for (int64_t timeout_ns = 0; timeout_ns <= SHORT_NS; timeout_ns += SHORT_NS) {
         int64_t begin_ns = gio_now_ns();
-        CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, timeout_ns, &outcome), GIO_E_TIMEOUT);
+        CHECK_EQUAL(gio_operation_wait(bench.queue, &held, timeout_ns), GIO_E_TIMEOUT);
         CHECK_EQUAL(queue_wait(bench.queue, timeout_ns), GIO_E_TIMEOUT);
         CHECK_EQUAL(gio_file_drain(bench.file, timeout_ns), GIO_E_TIMEOUT);
         int64_t took_ns = gio_now_ns() - begin_ns;
         CHECK(took_ns >= 3 * timeout_ns && took_ns < LONG_NS);
     }
+    CHECK_EQUAL(held.result, GIO_PENDING);
     CHECK_EQUAL(gio_file_close(bench.file), GIO_E_TIMEOUT); /* and nothing done */
     release_held(bench.queue);
     /* Longer than the clock reaches is for ever, and not "the time is up". */
-    CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, INT64_MAX, &outcome), 0);
-    CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &held, INT64_MAX), 0);
+    CHECK_EQUAL(held.result, 4096);
     for (int i = 0; i < 200; i++) {
-        ticket = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0));
-        CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, INT64_MAX, &outcome), 0);
-        CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 0);
+        CHECK_EQUAL(gio_operation_wait(bench.queue, &bench.done, INT64_MAX), 0);
+        CHECK_EQUAL(bench.done.result, 4096);
     }
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* As if the kernel had a request more, or no longer: who waits then sleeps in the backend, where it can. */
+static void pretend_in_flight(gio_queue *queue, int step)
+{
+    gio_mutex_lock(&queue->mutex);
+    queue->requests_started += (uint32_t)step;
+    gio_mutex_unlock(&queue->mutex);
+}
+
+/* Submitted and waited for with one call. When that breaks off, it is an operation like any other. */
+static void test_transfer(void)
+{
+    enum { TIMED_OUT, CANCELLED, SIGNALLED, WAYS };
+    bench bench = bench_default();
+    pages memory = pages_new(64 * KIB);
+    gio_completion before = {.result = GIO_PENDING}, held;
+    int interrupted = 0, can_interrupt = strcmp(backend, "uring") == 0; /* the others wait where no signal reaches */
+
+    data_fill(memory.at, 64 * KIB, 1, 0);
+    CHECK_MOVES(bench, gio_transfer(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 1, -1, &bench.done), 64 * KIB);
+    CHECK_FILE(bench.path, 1, 0, 64 * KIB);
+    CHECK_EQUAL(gio_transfer(bench.file, GIO_READ, memory.at, 4096, 64 * KIB - 100, 2, LONG_NS, &bench.done), 0);
+    CHECK_EQUAL(bench.done.result, 100);
+    CHECK_EQUAL(gio_transfer(bench.file, GIO_READ, memory.at, 0, 0, 3, 0, &bench.done), 0);
+    CHECK_EQUAL(bench.done.result, 0);
+    CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, 1, 5), 0);
+    CHECK_ENDS(bench, gio_transfer(bench.file, GIO_READ, memory.at, 4096, 0, 4, -1, &bench.done), -5, 0);
+    release_held(bench.queue);
+    CHECK_EQUAL(look_at(bench.queue, NULL, NAMES_MAX).count, 0); /* nobody but the caller is told */
+    bench.done = before;
+    CHECK_EQUAL(gio_transfer(bench.file, GIO_READ, memory.at, 4096, UINT64_MAX, 5, -1, &bench.done),
+                gio_code_invalid());
+    CHECK_EQUAL(memcmp(&before, &bench.done, sizeof before), 0);
+
+    for (int round = 0; round < 3 * WAYS + 30 && (round < 3 * WAYS || (can_interrupt && !interrupted)); round++) {
+        int way = round < 3 * WAYS ? round % WAYS : SIGNALLED;
+        uint64_t name = 100 + (uint64_t)round;
+        int32_t code;
+        CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_HOLD, 0, 1, 0), 0);
+        data_fill(memory.at, 64 * KIB, name, 0);
+        held = before;
+        if (way == SIGNALLED && platform_interrupt_me_after(10)) {
+            pretend_in_flight(bench.queue, +1);
+            code = gio_transfer(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, name, 10 * SHORT_NS, &held);
+            pretend_in_flight(bench.queue, -1);
+            CHECK(code == GIO_E_TIMEOUT || (can_interrupt && code == GIO_E_INTERRUPTED));
+            interrupted += code == GIO_E_INTERRUPTED;
+        } else {
+            int64_t timeout_ns = round % 2 ? SHORT_NS : 0;
+            code = gio_transfer(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, name, timeout_ns, &held);
+            CHECK_EQUAL(code, GIO_E_TIMEOUT);
+        }
+        wait_until_held(bench.queue, &held);
+        CHECK_EQUAL(held.result, GIO_PENDING);
+        CHECK_EQUAL(look_at(bench.queue, NULL, NAMES_MAX).count, 0);
+        if (way == CANCELLED) /* too late: the kernel has done all of it */
+            CHECK_EQUAL(gio_operation_cancel(bench.queue, &held), 0);
+        release_held(bench.queue);
+        if (way == TIMED_OUT)
+            CHECK_EQUAL(queue_wait(bench.queue, LONG_NS), 0);
+        CHECK_ENDED(bench.queue, &held, 64 * KIB, 64 * KIB);
+        CHECK_FILE(bench.path, name, 0, 64 * KIB);
+        finished told = look_at(bench.queue, NULL, NAMES_MAX);
+        CHECK_EQUAL(told.count, 1);
+        CHECK_EQUAL(told.names[0], name);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+        CHECK_EQUAL(gio_operation_cancel(bench.queue, &held), GIO_E_GONE);
+    }
+    CHECK_EQUAL(interrupted != 0, can_interrupt);
+
+    /* With no time at all: either it is over by then, or it is told of. */
+    bench_close(&bench);
+    bench = bench_open(16, 64 * KIB, GIO_DIRECT_NO, 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 0, &bench.done), 64 * KIB);
+    for (uint64_t name = 1; name <= 200; name++) {
+        bench.done = before;
+        int32_t code = gio_transfer(bench.file, GIO_READ, memory.at, 4096, 0, name, 0, &bench.done);
+        CHECK(code == GIO_E_TIMEOUT || (code == 0 && bench.done.result == 4096));
+        CHECK_EQUAL(queue_wait(bench.queue, code ? LONG_NS : 0), code ? 0 : GIO_E_TIMEOUT);
+        finished told = look_at(bench.queue, NULL, NAMES_MAX);
+        CHECK_EQUAL(told.count, code ? 1 : 0);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+        CHECK_ENDED(bench.queue, &bench.done, 4096, 4096);
+    }
+
+    /* And one that is broken off before all of it has begun. */
+    bench_close(&bench);
+    bench = bench_open(1, 4096, GIO_DIRECT_AUTO, 0);
+    CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_HOLD, 0, 1, 0), 0);
+    held = before;
+    CHECK_EQUAL(gio_transfer(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 9, SHORT_NS, &held), GIO_E_TIMEOUT);
+    wait_until_held(bench.queue, &held);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &held), 0);
+    release_held(bench.queue);
+    CHECK_ENDED(bench.queue, &held, -(int64_t)GIO_E_CANCELLED, 4096);
+    CHECK_EQUAL(look_at(bench.queue, NULL, NAMES_MAX).names[0], 9);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* A refused submission leaves the completion, and all else, as it was. */
+static void test_refused(void)
+{
+    bench bench = bench_default();
+    pages memory = pages_new(8192);
+    gio_segment halves[2] = {segment_of(memory.at, 4096), segment_of(memory.at + 4096, 4096)};
+    uint64_t offsets[2] = {0, 4096};
+
+    for (int closed = 0; closed < 2; closed++) { /* the file, then the queue as well */
+        if (closed)
+            CHECK_EQUAL(gio_queue_close(bench.queue, LONG_NS), 0);
+        else
+            CHECK_EQUAL(gio_file_close(bench.file), 0);
+        CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1, &bench.done), GIO_E_CLOSED);
+        CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 0, 0, 1, &bench.done), GIO_E_CLOSED);
+        CHECK_REFUSED(bench, gio_submit(bench.file, GIO_WRITE, halves, 2, 0, GIO_STAGE_ALL, 1, &bench.done),
+                      GIO_E_CLOSED);
+        CHECK_REFUSED(bench, gio_submit_batch(bench.file, GIO_WRITE, halves, offsets, 2, 1, &bench.done), GIO_E_CLOSED);
+        CHECK_REFUSED(bench, gio_transfer(bench.file, GIO_WRITE, memory.at, 4096, 0, 1, -1, &bench.done), GIO_E_CLOSED);
+    }
+    CHECK_EQUAL(stats_of(bench.queue).operations, 0);
+    CHECK_EQUAL(queue_wait(bench.queue, -1), GIO_E_CLOSED);
     pages_free(memory);
     bench_close(&bench);
 }
@@ -645,7 +917,7 @@ static void test_timeouts(void)
 /* A waiter that sleeps in the kernel on behalf of all is woken when its operation ends in another thread. */
 typedef struct {
     gio_queue *queue;
-    uint64_t ticket;
+    const gio_completion *completion;
     atomic_int done;
 } helper;
 
@@ -663,7 +935,7 @@ static void *cancel_later(void *argument)
     helper *helper = argument;
     platform_pause_ms(100);
     atomic_store(&helper->done, 1);
-    CHECK_EQUAL(gio_operation_cancel(helper->queue, helper->ticket), 0);
+    CHECK_EQUAL(gio_operation_cancel(helper->queue, helper->completion), 0);
     return NULL;
 }
 
@@ -672,26 +944,278 @@ static void test_woken_by_others(void)
     bench bench = bench_open(1, 64 * KIB, GIO_DIRECT_AUTO, 0);
     pages memory = pages_new(8192);
     gio_thread thread;
-    gio_outcome outcome;
-    helper helper = {.queue = bench.queue};
+    gio_completion held, behind;
+    helper helper = {.queue = bench.queue, .completion = &behind};
 
-    uint64_t held = hold_one(&bench, memory.at, 4096, 0);
-    helper.ticket = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 4096, 4096, 0));
+    hold_one(&bench, memory.at, 4096, 0, &held);
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 4096, 4096, 0, &behind), 0);
     CHECK_EQUAL(gio_thread_start(&thread, cancel_later, &helper), 0);
     int64_t begin_ns = gio_now_ns();
-    CHECK_EQUAL(gio_operation_wait(bench.queue, helper.ticket, LONG_NS, &outcome), 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &behind, LONG_NS), 0);
     CHECK(gio_now_ns() - begin_ns < LONG_NS / 2);
-    CHECK_EQUAL(outcome.code, GIO_E_CANCELLED);
-    CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
+    CHECK_EQUAL(behind.result, -(int64_t)GIO_E_CANCELLED);
     gio_thread_join(&thread);
 
     CHECK_EQUAL(gio_thread_start(&thread, release_later, &helper), 0);
     begin_ns = gio_now_ns();
-    CHECK_EQUAL(gio_operation_wait(bench.queue, held, LONG_NS, &outcome), 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &held, LONG_NS), 0);
     CHECK(gio_now_ns() - begin_ns < LONG_NS / 2);
-    CHECK_EQUAL(outcome.code, 0);
-    CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
+    CHECK_EQUAL(held.result, 4096);
     gio_thread_join(&thread);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* ---- several that look ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    gio_queue *queue;
+    gio_thread thread;
+    int32_t woken, code;
+    int64_t took_ns;
+    finished told;
+    atomic_int done;
+} looker;
+
+static void *look_until_woken(void *argument)
+{
+    looker *me = argument;
+    int64_t begin_ns = gio_now_ns();
+    me->code = gio_queue_peek(me->queue, LONG_NS, NULL, &me->woken, me->told.names, NAMES_MAX, &me->told.count,
+                              &me->told.position);
+    me->took_ns = gio_now_ns() - begin_ns;
+    atomic_store(&me->done, 1);
+    return NULL;
+}
+
+static void start_looker(looker *me, gio_queue *queue)
+{
+    memset(me, 0, sizeof *me);
+    me->queue = queue;
+    CHECK_EQUAL(gio_thread_start(&me->thread, look_until_woken, me), 0);
+}
+
+typedef int (*condition)(const gio_queue *queue);
+
+static int one_is_inside(const gio_queue *queue) { return queue->inside != 0; }
+static int one_follows(const gio_queue *queue) { return queue->followers == 1; }
+static int two_follow(const gio_queue *queue) { return queue->followers == 2; }
+static int three_follow(const gio_queue *queue) { return queue->followers == 3; }
+static int three_are_held(const gio_queue *queue)
+{
+    return queue->held && queue->held->next && queue->held->next->next;
+}
+static int one_leads(const gio_queue *queue) { return queue->led; }
+static int one_leads_two_follow(const gio_queue *queue) { return queue->led && queue->followers == 2; }
+
+/* Under the lock: who has gone to sleep is seen asleep, or at the very last step before. */
+static void wait_until_it(gio_queue *queue, condition holds)
+{
+    int64_t deadline_ns = gio_deadline_ns(LONG_NS);
+    for (int held = 0; !held; platform_pause_ms(held ? 0 : 1)) {
+        gio_mutex_lock(&queue->mutex);
+        held = holds(queue);
+        gio_mutex_unlock(&queue->mutex);
+        CHECK(gio_now_ns() < deadline_ns);
+    }
+}
+
+static void check_woken(looker *me)
+{
+    gio_thread_join(&me->thread);
+    CHECK_EQUAL(me->code, 0);
+    CHECK_EQUAL(me->told.count, 0);
+    CHECK_EQUAL(me->woken, 1);
+    CHECK(me->took_ns < LONG_NS / 2); /* or it has looked up because its time was over */
+}
+
+static void test_wake(void)
+{
+    enum { ROUNDS = 300 };
+    bench bench = bench_default();
+    pages memory = pages_new(4096);
+    int sleeps = bench.queue->backend->sleep != NULL;
+    looker one, other;
+    finished told;
+
+    /* Beforehand: nothing is waited for. Twice is as once. */
+    memset(&one, 0, sizeof one);
+    for (int twice = 0; twice < 2; twice++) {
+        CHECK_EQUAL(gio_queue_wake(bench.queue, &one.woken), 0);
+        CHECK_EQUAL(one.woken, 1);
+        CHECK_EQUAL(gio_queue_peek(bench.queue, -1, NULL, &one.woken, told.names, 1, &told.count, &told.position), 0);
+        CHECK_EQUAL(told.count, 0);
+    }
+
+    for (int leads = 0; leads <= sleeps; leads++) { /* asleep on the condition; in the backend */
+        pretend_in_flight(bench.queue, leads ? +1 : 0);
+        start_looker(&one, bench.queue);
+        wait_until_it(bench.queue, leads ? one_leads : one_follows);
+        CHECK_EQUAL(gio_queue_wake(bench.queue, &one.woken), 0);
+        check_woken(&one);
+
+        /* On its way: wherever it is, it does not miss it. */
+        for (int round = 0; round < ROUNDS; round++) {
+            start_looker(&one, bench.queue);
+            if (round % 3)
+                wait_until_it(bench.queue, one_is_inside);
+            CHECK_EQUAL(gio_queue_wake(bench.queue, &one.woken), 0);
+            check_woken(&one);
+        }
+        pretend_in_flight(bench.queue, leads ? -1 : 0);
+    }
+
+    /* Only the one that is meant. The other one goes on until there is something to tell. */
+    start_looker(&one, bench.queue);
+    wait_until_it(bench.queue, one_follows);
+    start_looker(&other, bench.queue);
+    wait_until_it(bench.queue, two_follow);
+    CHECK_EQUAL(gio_queue_wake(bench.queue, &one.woken), 0);
+    check_woken(&one);
+    CHECK_EQUAL(atomic_load(&other.done), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 42, &bench.done), 4096);
+    gio_thread_join(&other.thread);
+    CHECK_EQUAL(other.code, 0);
+    CHECK_EQUAL(other.told.count, 1);
+    CHECK_EQUAL(other.told.names[0], 42);
+
+    /* Who is woken is told what there is. */
+    CHECK_EQUAL(gio_queue_peek(bench.queue, -1, NULL, &one.woken, told.names, 1, &told.count, &told.position), 0);
+    CHECK_EQUAL(told.count, 1);
+    CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+    int32_t woken = 0;
+    CHECK_EQUAL(gio_queue_peek(bench.queue, SHORT_NS, NULL, &woken, told.names, 1, &told.count, &told.position),
+                GIO_E_TIMEOUT);
+    CHECK_EQUAL(told.count, 0);
+    CHECK_EQUAL(gio_queue_close(bench.queue, LONG_NS), 0);
+    CHECK_EQUAL(gio_queue_wake(bench.queue, &woken), 0);
+    CHECK_EQUAL(woken, 1);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* Each of those who wait is told all, for nobody has seen it yet. */
+static void test_all_are_told(void)
+{
+    enum { LOOKERS = 3 };
+    bench bench = bench_default();
+    pages memory = pages_new(4096);
+    looker lookers[LOOKERS];
+    uint64_t name = 0;
+
+    for (int leads = 0; leads <= (bench.queue->backend->sleep != NULL); leads++) {
+        pretend_in_flight(bench.queue, leads ? +1 : 0);
+        for (int i = 0; i < LOOKERS; i++)
+            start_looker(&lookers[i], bench.queue);
+        wait_until_it(bench.queue, leads ? one_leads_two_follow : three_follow);
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_READ, memory.at, 0, 0, ++name, &bench.done), 0);
+        CHECK_EQUAL(bench.done.result, 0);
+        for (int i = 0; i < LOOKERS; i++) {
+            gio_thread_join(&lookers[i].thread);
+            CHECK_EQUAL(lookers[i].code, 0);
+            CHECK_EQUAL(lookers[i].told.count, 1);
+            CHECK_EQUAL(lookers[i].told.names[0], name);
+            CHECK_EQUAL(lookers[i].told.position, lookers[0].told.position);
+        }
+        pretend_in_flight(bench.queue, leads ? -1 : 0);
+        for (int i = 0; i < LOOKERS; i++)
+            CHECK_EQUAL(gio_queue_seen(bench.queue, lookers[i].told.position), 0);
+        CHECK_EQUAL(look_at(bench.queue, NULL, 1).count, 0);
+    }
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+enum { NAMED = 3000 };
+
+typedef struct {
+    gio_queue *queue;
+    gio_thread thread;
+    uint32_t max;
+    int32_t woken;
+    unsigned char told[NAMED + 1];
+} reader;
+
+static void *look_and_see(void *argument)
+{
+    reader *me = argument;
+    finished found;
+    uint64_t position = 0;
+
+    for (;;) {
+        CHECK_EQUAL(gio_queue_peek(me->queue, LONG_NS, NULL, &me->woken, found.names, me->max, &found.count,
+                                   &found.position),
+                    0);
+        if (found.count == 0)
+            break;
+        CHECK(found.count <= me->max && found.position >= position + found.count);
+        position = found.position;
+        for (uint32_t i = 0; i < found.count; i++) {
+            CHECK(found.names[i] > 0 && found.names[i] <= NAMED);
+            CHECK_EQUAL(i == 0 || found.names[i] > found.names[i - 1], 1);
+            me->told[found.names[i]] = 1;
+        }
+        CHECK_EQUAL(gio_queue_seen(me->queue, found.position), 0);
+    }
+    CHECK_EQUAL(me->woken, 1);
+    return NULL;
+}
+
+/* Two look, and say what they have seen, as they come: nothing gets lost between them. */
+static void test_two_look_and_see(void)
+{
+    bench bench = bench_default();
+    reader *readers = calloc(2, sizeof *readers);
+
+    CHECK(readers != NULL);
+    for (uint32_t i = 0; i < 2; i++) {
+        readers[i].queue = bench.queue;
+        readers[i].max = i ? 5 : NAMES_MAX;
+        CHECK_EQUAL(gio_thread_start(&readers[i].thread, look_and_see, &readers[i]), 0);
+    }
+    for (uint64_t name = 1; name <= NAMED; name++)
+        CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, NULL, 0, 0, name, &bench.done), 0);
+    for (int i = 0; i < 2; i++) /* they are told the rest before they leave */
+        CHECK_EQUAL(gio_queue_wake(bench.queue, &readers[i].woken), 0);
+    for (int i = 0; i < 2; i++)
+        gio_thread_join(&readers[i].thread);
+    for (int name = 1; name <= NAMED; name++)
+        CHECK(readers[0].told[name] || readers[1].told[name]);
+    CHECK_EQUAL(look_at(bench.queue, NULL, 1).count, 0);
+    free(readers);
+    bench_close(&bench);
+}
+
+/* Transfers with no time at all, while another thread takes in what comes back: each is either over, or told of. */
+static void test_transfer_in_company(void)
+{
+    enum { ROUNDS = 1000 };
+    bench bench = bench_open(16, 64 * KIB, GIO_DIRECT_NO, 0);
+    pages memory = pages_new(4096);
+    reader *reader = calloc(1, sizeof *reader);
+    unsigned char goes_on[ROUNDS + 1];
+
+    CHECK(reader != NULL);
+    reader->queue = bench.queue;
+    reader->max = NAMES_MAX;
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 4096);
+    if (bench.queue->backend->sleep)
+        pretend_in_flight(bench.queue, +1);
+    CHECK_EQUAL(gio_thread_start(&reader->thread, look_and_see, reader), 0);
+    for (uint64_t name = 1; name <= ROUNDS; name++) {
+        bench.done.result = GIO_PENDING;
+        int32_t code = gio_transfer(bench.file, GIO_READ, memory.at, 4096, 0, name, 0, &bench.done);
+        CHECK(code == GIO_E_TIMEOUT || (code == 0 && bench.done.result == 4096));
+        goes_on[name] = code != 0;
+        CHECK_ENDED(bench.queue, &bench.done, 4096, 4096);
+    }
+    CHECK_EQUAL(gio_queue_wake(bench.queue, &reader->woken), 0);
+    gio_thread_join(&reader->thread);
+    if (bench.queue->backend->sleep)
+        pretend_in_flight(bench.queue, -1);
+    for (int name = 1; name <= ROUNDS; name++)
+        CHECK_EQUAL(reader->told[name], goes_on[name]);
+    free(reader);
     pages_free(memory);
     bench_close(&bench);
 }
@@ -703,39 +1227,37 @@ static void test_cancel(void)
     enum { BYTES = MIB, REQUEST = 64 * KIB };
     bench bench = bench_open(1, REQUEST, GIO_DIRECT_AUTO, 0);
     pages memory = pages_new(BYTES);
-    gio_outcome outcome;
+    gio_completion large, behind, whole;
 
     data_fill(memory.at, BYTES, 1, 0);
-    uint64_t large = hold_one(&bench, memory.at, BYTES, 1); /* one request is held, the rest has to wait for it */
-    uint64_t behind = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 2 * BYTES, 2));
-    wait_until_held(bench.queue, large);
+    hold_one(&bench, memory.at, BYTES, 1, &large); /* one request is held, the rest has to wait for it */
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 2 * BYTES, 2, &behind), 0);
+    wait_until_held(bench.queue, &large);
 
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, behind), 0); /* has not begun: ends at once */
-    CHECK_EQUAL(gio_operation_wait(bench.queue, behind, 0, &outcome), 0);
-    CHECK_EQUAL(outcome.code, GIO_E_CANCELLED);
-    CHECK_EQUAL(outcome.transferred, 0);
-    CHECK_EQUAL(outcome.in_place, 0);
-    CHECK_EQUAL(outcome.key, 2);
-    CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &behind), 0); /* has not begun: ends at once */
+    CHECK_EQUAL(behind.result, -(int64_t)GIO_E_CANCELLED);
+    CHECK_EQUAL(behind.in_place, 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &behind, 0), 0);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &behind), GIO_E_GONE);
+    finished told = look_at(bench.queue, NULL, NAMES_MAX);
+    CHECK_EQUAL(told.count, 1);
+    CHECK_EQUAL(told.names[0], 2);
 
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, large), 0); /* its first request is under way: stays until then */
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, large), 0);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, large, SHORT_NS, &outcome), GIO_E_TIMEOUT);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &large), 0); /* its first request is under way: stays until then */
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &large), 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &large, SHORT_NS), GIO_E_TIMEOUT);
     release_held(bench.queue);
-    outcome = outcome_of(bench.queue, large);
-    CHECK_EQUAL(outcome.code, GIO_E_CANCELLED);
-    CHECK_EQUAL(outcome.transferred, 0);
-    CHECK_EQUAL(outcome.in_place, REQUEST);
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, large), GIO_E_GONE);
+    CHECK_ENDED(bench.queue, &large, -(int64_t)GIO_E_CANCELLED, REQUEST);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &large), GIO_E_GONE);
     CHECK_EQUAL(file_size(&bench), REQUEST);
     CHECK_FILE(bench.path, 1, 0, REQUEST);
 
-    /* All of it is under way: the outcome is the full result. */
-    uint64_t whole = hold_one(&bench, memory.at, REQUEST, 3);
-    wait_until_held(bench.queue, whole);
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, whole), 0);
+    /* All of it is under way: the result is the full one. */
+    hold_one(&bench, memory.at, REQUEST, 3, &whole);
+    wait_until_held(bench.queue, &whole);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &whole), 0);
     release_held(bench.queue);
-    CHECK_MOVES(bench.queue, (int64_t)whole, REQUEST);
+    CHECK_ENDED(bench.queue, &whole, REQUEST, REQUEST);
     pages_free(memory);
     bench_close(&bench);
 }
@@ -751,19 +1273,20 @@ static void test_cancel_any_time(void)
     for (uint64_t round = 1; round <= ROUNDS; round++) {
         CHECK_EQUAL(gio_file_resize(bench.file, 0), 0);
         data_fill(memory.at, BYTES, round, 0);
-        uint64_t ticket = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0));
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done), 0);
         int64_t moment_ns = gio_now_ns() + (int64_t)round * 20000;
         while (gio_now_ns() < moment_ns)
             continue;
-        int32_t code = gio_operation_cancel(bench.queue, ticket);
+        int32_t code = gio_operation_cancel(bench.queue, &bench.done);
         CHECK(code == 0 || code == GIO_E_GONE);
-        gio_outcome outcome = outcome_of(bench.queue, ticket);
-        CHECK(outcome.code == 0 || (code == 0 && outcome.code == GIO_E_CANCELLED));
-        CHECK_EQUAL(outcome.transferred, outcome.code ? 0 : BYTES);
-        CHECK(outcome.in_place <= BYTES && (outcome.code || outcome.in_place == BYTES));
-        if (outcome.in_place)
-            CHECK_FILE(bench.path, round, 0, outcome.in_place);
-        cancelled += outcome.code != 0;
+        wait_for(bench.queue, &bench.done);
+        int64_t result = bench.done.result;
+        uint64_t in_place = bench.done.in_place;
+        CHECK(result == BYTES ? in_place == BYTES : code == 0 && result == -(int64_t)GIO_E_CANCELLED);
+        CHECK(in_place <= BYTES);
+        if (in_place)
+            CHECK_FILE(bench.path, round, 0, in_place);
+        cancelled += result < 0;
     }
     printf("    %d of %d were cancelled in time\n", cancelled, ROUNDS);
     pages_free(memory);
@@ -800,7 +1323,7 @@ static void short_transfers(int32_t direct)
             uint64_t resumed = stats_of(bench.queue).resumed;
             /* Not twice: twice as short at the same place would be no progress. */
             CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, way == 2 ? 0 : 1, 1, shorts[i]), 0);
-            CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, segments, count, 0, staging, 0), BYTES);
+            CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, segments, count, 0, staging, 0, &bench.done), BYTES);
             release_held(bench.queue);
             CHECK_EQUAL(file_size(&bench), BYTES);
             CHECK_FILE(bench.path, writer, 0, BYTES);
@@ -814,7 +1337,7 @@ static void short_transfers(int32_t direct)
             whole = segment_of(in.at, BYTES);
             resumed = stats_of(bench.queue).resumed;
             CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 0, 1, gio_max(shorts[i], gain)), 0);
-            CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, segments, count, 0, staging, 0), BYTES);
+            CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, segments, count, 0, staging, 0, &bench.done), BYTES);
             release_held(bench.queue);
             CHECK(stats_of(bench.queue).resumed > resumed);
             for (uint64_t at = 0, k = 0; k < count; at += segments[k++].length)
@@ -824,18 +1347,16 @@ static void short_transfers(int32_t direct)
 
     /* Nothing moves: an error for a write, the end of the file for a read. */
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 0, 1, 0), 0);
-    gio_outcome outcome = outcome_of(
-        bench.queue, CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, out.at, 4096, 0, 0)));
-    CHECK_EQUAL(outcome.code, GIO_E_NO_PROGRESS);
-    CHECK_EQUAL(outcome.in_place, 0);
+    CHECK_ENDS(bench, gio_submit_one(bench.file, GIO_WRITE, out.at, 4096, 0, 0, &bench.done),
+               -(int64_t)GIO_E_NO_PROGRESS, 0);
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 0, 1, 0), 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, in.at, 4096, 0, 0), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, in.at, 4096, 0, 0, &bench.done), 0);
     /* It moves a little each time, from any byte on. */
     data_fill(out.at, 4096, 77, 0);
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 0, UINT64_MAX, 100), 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, out.at, 4096, 0, 0), 4096);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, out.at, 4096, 0, 0, &bench.done), 4096);
     memset(in.at, 0xee, 4096);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, in.at, 4096, 0, 0), 4096);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, in.at, 4096, 0, 0, &bench.done), 4096);
     CHECK_EQUAL(data_compare(in.at, 4096, 77, 0), 4096);
     release_held(bench.queue);
     pages_free(out);
@@ -860,21 +1381,22 @@ static void test_failures(void)
         for (uint64_t after = 0; after < BYTES / REQUEST; after++) {
             CHECK_EQUAL(gio_file_resize(bench.file, BYTES), 0);
             CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, after, 1, FAILURE), 0);
-            gio_outcome outcome = outcome_of(
-                bench.queue, CHECK_TICKET(gio_submit_one(bench.file, direction, memory.at, BYTES, 0, after)));
-            CHECK_EQUAL(outcome.code, FAILURE);
-            CHECK_EQUAL(outcome.transferred, 0);
-            CHECK_EQUAL(outcome.in_place, after * REQUEST); /* the first bytes are where they belong */
-            CHECK_EQUAL(outcome.key, after);
+            /* The first bytes are where they belong. */
+            CHECK_ENDS(bench, gio_submit_one(bench.file, direction, memory.at, BYTES, 0, after + 1, &bench.done),
+                       -FAILURE, after * REQUEST);
+            finished told = look_at(bench.queue, NULL, NAMES_MAX);
+            CHECK_EQUAL(told.count, 1);
+            CHECK_EQUAL(told.names[0], after + 1);
+            CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
         }
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0), BYTES);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done), BYTES);
 
     /* Short, then failed: what the short one moved counts, down to the byte. */
-    gio_outcome outcome;
-    uint64_t ticket = hold_one(&bench, memory.at, REQUEST, 0);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, SHORT_NS, &outcome), GIO_E_TIMEOUT);
+    gio_completion held;
+    hold_one(&bench, memory.at, REQUEST, 0, &held);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &held, SHORT_NS), GIO_E_TIMEOUT);
     release_held(bench.queue);
-    CHECK_EQUAL(outcome_of(bench.queue, ticket).code, 0);
+    CHECK_ENDED(bench.queue, &held, REQUEST, REQUEST);
 
     /* What passes by itself is tried again, but not for ever; so is a cancellation that nobody asked for. */
     int32_t transient = 1;
@@ -884,13 +1406,11 @@ static void test_failures(void)
         int32_t code = i ? gio_code_cancelled() : transient;
         uint64_t retried = stats_of(bench.queue).retried;
         CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, 7, (uint64_t)code), 0);
-        CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0), BYTES);
+        CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done), BYTES);
         CHECK_EQUAL(stats_of(bench.queue).retried, retried + 7);
         CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, UINT64_MAX, (uint64_t)code), 0);
-        outcome = outcome_of(bench.queue,
-                             CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0)));
-        CHECK_EQUAL(outcome.code, code);
-        CHECK_EQUAL(outcome.in_place, 0);
+        CHECK_ENDS(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done),
+                   -(int64_t)code, 0);
         release_held(bench.queue);
     }
     pages_free(memory);
@@ -923,20 +1443,22 @@ static void test_shortage(void)
                 data_fill((void *)(uintptr_t)from[k].address, PIECE, writer, k * PIECE);
             uint64_t times = failing[i];
             CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, times, (uint64_t)code), 0);
-            CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_WRITE, from, COUNT, 0, GIO_STAGE_NOTHING, 0), BYTES);
+            CHECK_MOVES(bench, gio_submit(bench.file, GIO_WRITE, from, COUNT, 0, GIO_STAGE_NOTHING, 0, &bench.done),
+                        BYTES);
             CHECK_FILE(bench.path, writer, 0, BYTES);
             CHECK_EQUAL(stats_of(bench.queue).retried, times);
             CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, times, (uint64_t)code), 0);
-            CHECK_MOVES(bench.queue, gio_submit(bench.file, GIO_READ, to, COUNT, 0, GIO_STAGE_NOTHING, 0), BYTES);
+            CHECK_MOVES(bench, gio_submit(bench.file, GIO_READ, to, COUNT, 0, GIO_STAGE_NOTHING, 0, &bench.done),
+                        BYTES);
             for (uint64_t k = 0; k < COUNT; k++)
                 CHECK_EQUAL(data_compare((void *)(uintptr_t)to[k].address, PIECE, writer, k * PIECE), PIECE);
             CHECK_EQUAL(stats_of(bench.queue).retried, 2 * times);
 
             /* For ever: it is told, not tried for ever. */
             CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, UINT64_MAX, (uint64_t)code), 0);
-            gio_outcome outcome = outcome_of(
-                bench.queue, CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, out.at, BYTES, 0, 0)));
-            CHECK_EQUAL(outcome.code, code);
+            CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, out.at, BYTES, 0, 0, &bench.done), 0);
+            wait_for(bench.queue, &bench.done);
+            CHECK_EQUAL(bench.done.result, -(int64_t)code);
             release_held(bench.queue);
             bench_close(&bench);
         }
@@ -954,20 +1476,22 @@ static void test_handed_over(void)
     uint64_t handed_over;
 
     data_fill(memory.at, BYTES, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0), BYTES); /* extends */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done), BYTES); /* extends */
     handed_over = stats_of(bench.queue).handed_over;
     CHECK_EQUAL(handed_over, has_issuer ? BYTES / (64 * KIB) : 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_READ, memory.at, BYTES, 0, 0), BYTES);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0), BYTES); /* overwrites */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_READ, memory.at, BYTES, 0, 0, &bench.done), BYTES);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done),
+                BYTES); /* overwrites */
     CHECK_EQUAL(stats_of(bench.queue).handed_over, handed_over + (has_issuer && !bench.facts.direct ? 16 : 0));
     handed_over = stats_of(bench.queue).handed_over;
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 100, 0, 0), 100); /* through the cache */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 100, 0, 0, &bench.done),
+                100); /* through the cache */
     CHECK_EQUAL(stats_of(bench.queue).handed_over, handed_over + (has_issuer ? 1 : 0));
     handed_over = stats_of(bench.queue).handed_over;
 
     CHECK_EQUAL(gio_file_resize(bench.file, 4096), 0); /* what was cut off and grown again was never written */
     CHECK_EQUAL(gio_file_resize(bench.file, BYTES), 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 4096, 4096, 0), 4096);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 4096, 4096, 0, &bench.done), 4096);
     CHECK_EQUAL(stats_of(bench.queue).handed_over, handed_over + (has_issuer ? 1 : 0));
     CHECK_FILE(bench.path, 1, 0, 8192);
     pages_free(memory);
@@ -982,10 +1506,10 @@ static void test_several_failures(void)
 
     for (uint64_t after = 0; after < BYTES / REQUEST; after++) {
         CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, after, BYTES / REQUEST - after, FAILURE), 0);
-        gio_outcome outcome = outcome_of(
-            bench.queue, CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0)));
-        CHECK_EQUAL(outcome.code, FAILURE);
-        CHECK(outcome.in_place % REQUEST == 0 && outcome.in_place <= after * REQUEST);
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done), 0);
+        wait_for(bench.queue, &bench.done);
+        CHECK_EQUAL(bench.done.result, -FAILURE);
+        CHECK(bench.done.in_place % REQUEST == 0 && bench.done.in_place <= after * REQUEST);
         release_held(bench.queue);
     }
     pages_free(memory);
@@ -993,12 +1517,12 @@ static void test_several_failures(void)
 }
 
 /* The request that carries an operation at this moment, or NULL. */
-static gio_request *request_of(gio_queue *queue, uint64_t ticket)
+static gio_request *request_of(gio_queue *queue, const gio_completion *completion)
 {
     gio_request *found = NULL;
     gio_mutex_lock(&queue->mutex);
     for (uint32_t i = 0; i < queue->depth; i++)
-        if (queue->requests[i].operation && queue->requests[i].operation->ticket == ticket)
+        if (queue->requests[i].operation && queue->requests[i].operation->completion == completion)
             found = &queue->requests[i];
     gio_mutex_unlock(&queue->mutex);
     return found;
@@ -1010,8 +1534,7 @@ static void test_stale_completions(void)
     enum { ROUNDS = 20, INDEX_BITS = 20 /* of the tag, in backend_uring.c */, FAILURE = 5 };
     bench bench = bench_open(4, 64 * KIB, GIO_DIRECT_AUTO, 0);
     pages memory = pages_new(4096);
-    gio_outcome outcome;
-    uint32_t count;
+    gio_completion held;
     int64_t ring = gio_queue_poll_handle(bench.queue);
 
     if (platform_post_completion(ring, UINT64_MAX, 0) != 0) {
@@ -1022,13 +1545,13 @@ static void test_stale_completions(void)
     }
     data_fill(memory.at, 4096, 1, 0);
     /* With one in flight the queue's own thread sleeps between its looks. */
-    uint64_t held = hold_one(&bench, memory.at, 4096, 1);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, held, SHORT_NS, &outcome), GIO_E_TIMEOUT);
+    hold_one(&bench, memory.at, 4096, 1, &held);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &held, SHORT_NS), GIO_E_TIMEOUT);
     for (int round = 0; round < ROUNDS; round++) {
         gio_batch batch = {NULL};
         CHECK_EQUAL(gio_queue_batch(bench.queue, &batch), 0); /* the kernel does not have it yet */
-        uint64_t ticket = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 2));
-        gio_request *request = request_of(bench.queue, ticket);
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 0);
+        gio_request *request = request_of(bench.queue, &bench.done);
         if (request) {
             uint64_t index = (uint64_t)(request - bench.queue->requests), sequence = request->sequence;
             for (uint64_t back = 1; back < 3; back++)
@@ -1037,17 +1560,17 @@ static void test_stale_completions(void)
             CHECK_EQUAL(platform_post_completion(ring, index, -FAILURE), 0);
         }
         gio_batch_end(&batch);
-        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, &outcome, 1, &count), 0);
-        CHECK_MOVES(bench.queue, (int64_t)ticket, 4096);
+        look_at(bench.queue, NULL, 1);
+        CHECK_ENDED(bench.queue, &bench.done, 4096, 4096);
         if (request) /* it is free now: what would be its own comes twice */
             CHECK_EQUAL(platform_post_completion(
                             ring, request->sequence << INDEX_BITS | (uint64_t)(request - bench.queue->requests), 4096),
                         0);
-        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, &outcome, 1, &count), 0);
+        look_at(bench.queue, NULL, 1);
     }
     CHECK_FILE(bench.path, 1, 0, 4096);
     release_held(bench.queue);
-    CHECK_MOVES(bench.queue, (int64_t)held, 4096);
+    CHECK_ENDED(bench.queue, &held, 4096, 4096);
     pages_free(memory);
     bench_close(&bench);
 }
@@ -1058,42 +1581,46 @@ static void test_listeners(void)
 {
     bench bench = bench_default();
     pages memory = pages_new(8 * 4096);
-    gio_outcome told[8];
+    gio_completion done[3];
     gio_event *event, *other;
-    uint32_t count;
+    finished told;
 
     CHECK_EQUAL(gio_event_create(&event), 0);
     CHECK_EQUAL(gio_event_create(&other), 0);
     CHECK_EQUAL(gio_queue_listen(bench.queue, event, 0), 0);
     CHECK_EQUAL(gio_queue_listen(bench.queue, other, 0), 0);
     CHECK_EQUAL(gio_event_wait(event, 0), GIO_E_TIMEOUT);
-    CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1));
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1, &bench.done), 0);
     CHECK_EQUAL(gio_event_wait(event, LONG_NS), 0); /* with nobody waiting on the queue */
     CHECK_EQUAL(gio_event_wait(other, LONG_NS), 0);
     gio_event_clear(event);
     gio_event_clear(other);
-    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, event, told, 8, &count), 0);
-    CHECK_EQUAL(count, 1);
-    CHECK_EQUAL(gio_queue_release(bench.queue, told, count), 0);
+    told = look_at(bench.queue, event, 8);
+    CHECK_EQUAL(told.count, 1);
+    CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
     CHECK_EQUAL(gio_event_wait(event, 0), GIO_E_TIMEOUT);
 
     /* Whoever has no room for all is not left without a sign of the rest. */
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_HOLD, 0, 3, 0), 0);
     for (uint64_t i = 0; i < 3; i++)
-        CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, i));
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, 1 + i, &done[i]), 0);
+    wait_until_it(bench.queue, three_are_held);
     release_held(bench.queue);
-    for (uint32_t left = 3; left != 0; left -= count) {
+    for (uint32_t left = 3; left != 0; left--) {
         CHECK_EQUAL(gio_event_wait(event, LONG_NS), 0);
         gio_event_clear(event);
-        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, event, told, 1, &count), 0);
-        CHECK_EQUAL(gio_queue_release(bench.queue, told, count), 0);
+        told = look_at(bench.queue, event, 1);
+        CHECK_EQUAL(told.count, 1);
+        CHECK_EQUAL(gio_event_wait(event, 0), left == 1 ? GIO_E_TIMEOUT : 0);
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
     }
+    CHECK_EQUAL(look_at(bench.queue, event, 1).count, 0);
 
     CHECK_EQUAL(gio_queue_unlisten(bench.queue, event), 0);
     CHECK_EQUAL(gio_queue_unlisten(bench.queue, event), 0);
     gio_event_clear(event);
     gio_event_clear(other);
-    CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 2));
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 2, &bench.done), 0);
     CHECK_EQUAL(gio_event_wait(other, LONG_NS), 0);
     CHECK_EQUAL(gio_event_wait(event, 0), GIO_E_TIMEOUT);
     CHECK_EQUAL(gio_queue_unlisten(bench.queue, other), 0);
@@ -1107,22 +1634,22 @@ static void test_listeners(void)
     bench_close(&bench);
 }
 
-/* As an event loop does it: watch the event and the poll handle, never wait in the core; with room for one outcome. */
+/* As an event loop does it: watch the event and the poll handle, never wait in the core; with room for one name. */
 static void test_attended(void)
 {
     enum { COUNT = 200 };
     bench bench = bench_open(64, 64 * KIB, GIO_DIRECT_AUTO, 0);
     pages memory = pages_new(COUNT * 4096);
     gio_event *event;
-    gio_outcome told;
-    uint32_t count, seen = 0;
+    gio_completion done[COUNT];
+    uint32_t seen = 0;
     int64_t poll_handle = gio_queue_poll_handle(bench.queue), deadline_ns = gio_deadline_ns(LONG_NS);
 
     CHECK_EQUAL(gio_event_create(&event), 0);
     CHECK_EQUAL(gio_queue_listen(bench.queue, event, poll_handle >= 0), 0);
     data_fill(memory.at, COUNT * 4096, 1, 0);
     for (uint64_t i = 0; i < COUNT; i++)
-        CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, i));
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, 1 + i, &done[i]), 0);
     while (seen < COUNT) {
         CHECK(gio_now_ns() < deadline_ns);
         int64_t handle = gio_event_handle(event);
@@ -1130,9 +1657,14 @@ static void test_attended(void)
         if (!stirs && !(poll_handle >= 0 && platform_is_readable(poll_handle, 0)))
             continue;
         gio_event_clear(event);
-        CHECK_EQUAL(gio_queue_collect(bench.queue, 0, event, &told, 1, &count), 0);
-        CHECK_EQUAL(gio_queue_release(bench.queue, &told, count), 0);
-        seen += count;
+        finished told = look_at(bench.queue, event, 1);
+        if (told.count != 0) { /* its name says which: it is filled */
+            gio_completion *completion = &done[told.names[0] - 1];
+            CHECK_EQUAL(completion->result, 4096);
+            memset(completion, 0, sizeof *completion);
+        }
+        CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
+        seen += told.count;
     }
     CHECK_FILE(bench.path, 1, 0, COUNT * 4096);
     CHECK_EQUAL(gio_queue_unlisten(bench.queue, event), 0);
@@ -1151,12 +1683,12 @@ static void test_goes_on_by_itself(void)
 
     data_fill(memory.at, BYTES, 1, 0);
     CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_SHORT, 5, 3, 12345), 0);
-    uint64_t ticket = CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0));
-    while (stats_of(bench.queue).finished == 0) { /* only looks */
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, BYTES, 0, 0, &bench.done), 0);
+    while (platform_acquire(&bench.done.result) == GIO_PENDING) { /* only looks */
         CHECK(gio_now_ns() < deadline_ns);
         platform_pause_ms(1);
     }
-    CHECK_MOVES(bench.queue, (int64_t)ticket, BYTES);
+    CHECK_ENDED(bench.queue, &bench.done, BYTES, BYTES);
     CHECK_FILE(bench.path, 1, 0, BYTES);
     pages_free(memory);
     bench_close(&bench);
@@ -1165,8 +1697,7 @@ static void test_goes_on_by_itself(void)
 static void *wait_for_helper(void *argument)
 {
     helper *helper = argument;
-    gio_outcome outcome;
-    CHECK_EQUAL(gio_operation_wait(helper->queue, helper->ticket, LONG_NS, &outcome), 0);
+    CHECK_EQUAL(gio_operation_wait(helper->queue, helper->completion, LONG_NS), 0);
     return NULL;
 }
 
@@ -1186,13 +1717,13 @@ static void test_batches(void)
     pages memory = pages_new(4096);
     gio_event *event;
     gio_thread thread;
-    gio_outcome outcome;
+    gio_completion held;
     int counts = strcmp(backend, "uring") == 0; /* elsewhere there is nothing to be handed over */
 
     data_fill(memory.at, 4096, 1, 0);
-    uint64_t held = hold_one(&bench, memory.at, 4096, 0); /* with one in flight the pump sleeps between its looks */
-    CHECK_EQUAL(gio_operation_wait(bench.queue, held, SHORT_NS, &outcome), GIO_E_TIMEOUT);
-    helper helper = {.queue = bench.queue, .ticket = held};
+    hold_one(&bench, memory.at, 4096, 0, &held); /* with one in flight the pump sleeps between its looks */
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &held, SHORT_NS), GIO_E_TIMEOUT);
+    helper helper = {.queue = bench.queue, .completion = &held};
     CHECK_EQUAL(gio_event_create(&event), 0);
     for (int waits = 0; waits < 2; waits++) {
         if (waits)
@@ -1205,10 +1736,10 @@ static void test_batches(void)
                 platform_pause_ms(1);
             CHECK_EQUAL(gio_queue_batch(bench.queue, &batch), 0);
             uint64_t before = stats_of(bench.queue).submits;
-            int64_t ticket = gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1);
-            if (counts)
+            CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 1, &bench.done), 0);
+            if (counts && waits) /* who sleeps would not look */
                 CHECK(stats_of(bench.queue).submits > before);
-            CHECK_MOVES(bench.queue, ticket, 4096);
+            CHECK_ENDED(bench.queue, &bench.done, 4096, 4096);
             gio_batch_end(&batch);
         }
         if (!waits)
@@ -1216,7 +1747,7 @@ static void test_batches(void)
     }
     release_held(bench.queue);
     gio_thread_join(&thread);
-    CHECK_MOVES(bench.queue, (int64_t)held, 4096);
+    CHECK_ENDED(bench.queue, &held, 4096, 4096);
     CHECK_FILE(bench.path, 1, 0, 4096);
     gio_event_free(event);
     pages_free(memory);
@@ -1230,31 +1761,31 @@ static void test_close_in_flight(void)
     bench bench = bench_default();
     pages memory = pages_new(64 * KIB);
     gio_file_facts facts;
-    gio_outcome outcome;
-    uint32_t count;
+    gio_completion held, done[16], never = {.result = GIO_PENDING};
 
     data_fill(memory.at, 64 * KIB, 1, 0);
-    uint64_t ticket = hold_one(&bench, memory.at, 64 * KIB, 7);
+    hold_one(&bench, memory.at, 64 * KIB, 7, &held);
     CHECK_EQUAL(gio_queue_close(bench.queue, 0), GIO_E_TIMEOUT);
     CHECK_EQUAL(gio_queue_close(bench.queue, SHORT_NS), GIO_E_TIMEOUT);
-    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), -(int64_t)GIO_E_CLOSED);
+    CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), GIO_E_CLOSED);
     CHECK_EQUAL(gio_file_close(bench.file), GIO_E_TIMEOUT);
     release_held(bench.queue);
     CHECK_EQUAL(gio_queue_close(bench.queue, LONG_NS), 0);
     CHECK_EQUAL(gio_queue_close(bench.queue, 0), 0);
 
-    /* Outcomes outlive the closing; nothing else happens any more. */
+    /* Completions and names outlive the closing; nothing else happens any more. */
+    CHECK_EQUAL(held.result, 64 * KIB);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &held, -1), 0);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &never, -1), GIO_E_CLOSED);
     CHECK_EQUAL(queue_wait(bench.queue, 0), 0);
-    CHECK_EQUAL(gio_queue_collect(bench.queue, 0, NULL, &outcome, 1, &count), 0);
-    CHECK_EQUAL(count, 1);
-    CHECK_EQUAL(outcome.ticket, ticket);
-    CHECK_EQUAL(outcome.transferred, 64 * KIB);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, -1, &outcome), 0);
-    CHECK_EQUAL(gio_queue_release(bench.queue, &outcome, 1), 0);
-    CHECK_EQUAL(gio_operation_wait(bench.queue, ticket, -1, &outcome), GIO_E_GONE);
+    CHECK_EQUAL(queue_wait(bench.queue, -1), 0);
+    finished told = look_at(bench.queue, NULL, NAMES_MAX);
+    CHECK_EQUAL(told.count, 1);
+    CHECK_EQUAL(told.names[0], 7);
+    CHECK_EQUAL(gio_queue_seen(bench.queue, told.position), 0);
     CHECK_EQUAL(queue_wait(bench.queue, -1), GIO_E_CLOSED);
-    CHECK_EQUAL(gio_operation_cancel(bench.queue, ticket), GIO_E_GONE);
-    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), -(int64_t)GIO_E_CLOSED);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &held), GIO_E_GONE);
+    CHECK_REFUSED(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), GIO_E_CLOSED);
     CHECK_EQUAL(gio_queue_poll_handle(bench.queue), -1);
     gio_file *late = NULL;
     CHECK_EQUAL(gio_file_open(bench.queue, platform_path(bench.path), GIO_ACCESS_WRITE, GIO_OPEN_TRUNCATE,
@@ -1269,8 +1800,10 @@ static void test_close_in_flight(void)
     /* Closed with no limit while work is in flight: it is waited for. */
     bench = bench_default();
     for (uint64_t i = 0; i < 16; i++)
-        CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, i));
+        CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at + i * 4096, 4096, i * 4096, i, &done[i]), 0);
     CHECK_EQUAL(gio_queue_close(bench.queue, -1), 0);
+    for (uint64_t i = 0; i < 16; i++)
+        CHECK_EQUAL(done[i].result, 4096);
     bench_close_file(&bench);
     gio_queue_free(bench.queue);
     CHECK_FILE(bench.path, 1, 0, 64 * KIB);
@@ -1312,14 +1845,14 @@ static void test_interrupted(void)
     bench bench = bench_default();
     pages memory = pages_new(4096);
     gio_thread thread;
-    gio_outcome outcome;
+    gio_completion held;
     helper helper = {.queue = bench.queue};
-    uint64_t ticket = hold_one(&bench, memory.at, 4096, 0);
 
+    hold_one(&bench, memory.at, 4096, 0, &held);
     if (!platform_interrupt_me_after(50)) {
         printf("    no signals here\n");
     } else {
-        int32_t code = gio_operation_wait(bench.queue, ticket, 300 * (int64_t)1000000, &outcome);
+        int32_t code = gio_operation_wait(bench.queue, &held, 300 * (int64_t)1000000);
         CHECK(code == GIO_E_INTERRUPTED || code == GIO_E_TIMEOUT);
         CHECK(platform_interrupt_me_after(50));
         code = gio_queue_close(bench.queue, 300 * (int64_t)1000000);
@@ -1329,6 +1862,7 @@ static void test_interrupted(void)
     CHECK_EQUAL(gio_thread_start(&thread, release_later, &helper), 0);
     gio_queue_free(bench.queue); /* waits, signal or not */
     CHECK_EQUAL(atomic_load(&helper.done), 1);
+    CHECK_EQUAL(held.result, 4096);
     gio_thread_join(&thread);
     CHECK_EQUAL(gio_file_close(bench.file), 0); /* could not be closed before; it keeps what it needs of the queue */
     gio_file_free(bench.file);
@@ -1361,9 +1895,9 @@ static void test_reserve(void)
     can_reserve = reserved;
     if (can_reserve)
         CHECK(platform_allocated_bytes(bench.path) >= 4 * MIB);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), 4096);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 4096);
     CHECK_EQUAL(file_size(&bench), 4096);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 100001, 4096, 0), 100001);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at + 4096, 100001, 4096, 0, &bench.done), 100001);
     CHECK_EQUAL(file_size(&bench), end);
 
     /* What somebody else has appended stays: less, as much and more is reserved than there is. */
@@ -1394,14 +1928,83 @@ static void test_reserve_in_flight(void)
     int32_t reserved;
 
     data_fill(memory.at, 64 * KIB, 1, 0);
-    uint64_t ticket = hold_one(&bench, memory.at, 64 * KIB, 7);
+    hold_one(&bench, memory.at, 64 * KIB, 7, &bench.done);
     int32_t code = gio_file_reserve(bench.file, MIB, &reserved);
     CHECK(code == 0 || (code == GIO_E_TIMEOUT && !reserved));
     release_held(bench.queue);
-    CHECK_MOVES(bench.queue, (int64_t)ticket, 64 * KIB);
+    CHECK_ENDED(bench.queue, &bench.done, 64 * KIB, 64 * KIB);
     CHECK_EQUAL(gio_file_reserve(bench.file, MIB, &reserved), 0);
     CHECK_EQUAL(file_size(&bench), 64 * KIB);
     CHECK_FILE(bench.path, 1, 0, 64 * KIB);
+    pages_free(memory);
+    bench_close(&bench);
+}
+
+/* Calls as operations, each in its place among the others of the file. */
+static void test_calls(void)
+{
+    bench bench = bench_default();
+    pages memory = pages_new(64 * KIB);
+    gio_completion first, flush, reserve, resize, last, second_resize, second_flush;
+    int32_t reserved;
+
+    data_fill(memory.at, 64 * KIB, 1, 0);
+    hold_one(&bench, memory.at, 64 * KIB, 7, &first);
+    wait_until_held(bench.queue, &first);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_FLUSH, 0, 8, &flush), 0);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, MIB, 0, &bench.done), 4096);
+    CHECK_EQUAL(flush.result, GIO_PENDING);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_RESERVE, 2 * MIB, 0, &reserve), 0);
+    if (!gio_reserve_is_alone)
+        CHECK_ENDED(bench.queue, &reserve, 0, 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_RESIZE, 4096, 0, &resize), 0);
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at + 8192, 4096, 8192, 0, &last), 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_RESIZE, 1, 0, &second_resize), 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_FLUSH, 0, 0, &second_flush), 0);
+    CHECK_EQUAL(gio_file_flush(bench.file), GIO_E_TIMEOUT);
+    CHECK_EQUAL(gio_file_resize(bench.file, 0), GIO_E_TIMEOUT);
+    CHECK_EQUAL(gio_file_reserve(bench.file, MIB, &reserved), GIO_E_TIMEOUT);
+    CHECK_EQUAL(gio_operation_wait(bench.queue, &last, SHORT_NS), GIO_E_TIMEOUT);
+    CHECK_EQUAL(file_size(&bench), MIB + 4096);
+
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &second_resize), 0); /* at once, and nobody goes in front because of it */
+    CHECK_EQUAL(second_resize.result, -(int64_t)GIO_E_CANCELLED);
+    CHECK_EQUAL(last.result, GIO_PENDING);
+    release_held(bench.queue);
+    CHECK_ENDED(bench.queue, &first, 64 * KIB, 64 * KIB);
+    CHECK_ENDED(bench.queue, &flush, 0, 0);
+    CHECK_ENDED(bench.queue, &reserve, 0, 0);
+    CHECK_ENDED(bench.queue, &resize, 0, 0);
+    CHECK_ENDED(bench.queue, &last, 4096, 4096);
+    CHECK_ENDED(bench.queue, &second_flush, 0, 0);
+    CHECK_EQUAL(file_size(&bench), 8192 + 4096);
+    CHECK_FILE(bench.path, 1, 8192, 4096);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_NONE, 0, 0, &flush), gio_code_invalid());
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_RESIZE, UINT64_MAX, 0, &flush), gio_code_invalid());
+
+    /* Those between two barriers begin when the first goes, also when it is cancelled. */
+    hold_one(&bench, memory.at, 64 * KIB, 7, &first);
+    wait_until_held(bench.queue, &first);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_RESIZE, 0, 0, &resize), 0);
+    CHECK_EQUAL(gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, MIB, 0, &last), 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_RESIZE, 1, 0, &second_resize), 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_FLUSH, 0, 0, &flush), 0);
+    CHECK_EQUAL(last.result, GIO_PENDING);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &resize), 0);
+    CHECK_ENDED(bench.queue, &last, 4096, 4096);
+    CHECK_EQUAL(gio_operation_cancel(bench.queue, &flush), 0);
+    CHECK_EQUAL(flush.result, -(int64_t)GIO_E_CANCELLED);
+    release_held(bench.queue);
+    CHECK_ENDED(bench.queue, &second_resize, 0, 0);
+    CHECK_EQUAL(file_size(&bench), 1);
+
+    /* A call fails, and is told of its own failure only. */
+    CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 0, 1, 5), 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_FLUSH, 0, 0, &flush), 0);
+    CHECK_ENDED(bench.queue, &flush, -5, 0);
+    CHECK_EQUAL(gio_submit_call(bench.file, GIO_CALL_FLUSH, 0, 0, &flush), 0);
+    CHECK_ENDED(bench.queue, &flush, 0, 0);
+    CHECK_EQUAL(gio_file_flush(bench.file), 0);
     pages_free(memory);
     bench_close(&bench);
 }
@@ -1418,11 +2021,8 @@ static void test_reserve_and_fail(void)
         data_fill(memory.at, 64 * KIB, 1, 0);
         CHECK_EQUAL(gio_file_reserve(bench.file, MIB, &reserved), 0);
         CHECK_EQUAL(gio_queue_fault(bench.queue, GIO_FAULT_FAIL, 2, 1, 5), 0);
-        gio_outcome outcome = outcome_of(
-            bench.queue, CHECK_TICKET(gio_submit_one(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 0)));
+        CHECK_ENDS(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 64 * KIB, 0, 0, &bench.done), -5, 32 * KIB);
         release_held(bench.queue);
-        CHECK_EQUAL(outcome.code, 5);
-        CHECK_EQUAL(outcome.in_place, 32 * KIB);
         uint64_t end = file_size(&bench);
         CHECK_EQUAL(end, 48 * KIB);
         gio_file_give_back(bench.file);
@@ -1452,7 +2052,7 @@ static void test_open(void)
     CHECK(queue == NULL);
 
     data_fill(memory.at, 4096, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), 4096);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 4096);
     CHECK(gio_file_open(bench.queue, platform_path(bench.path), BOTH, GIO_OPEN_NEW, GIO_DIRECT_AUTO, 0, &file,
                         &facts) != 0);
     CHECK_FILE(bench.path, 1, 0, 4096);
@@ -1489,10 +2089,11 @@ static void test_open(void)
                               GIO_DIRECT_AUTO, 0, &file, &facts),
                 0);
     data_fill(memory.at, 4096, 2, 0);
-    gio_outcome outcome = outcome_of(bench.queue, CHECK_TICKET(gio_submit_one(file, GIO_WRITE, memory.at, 4096, 0, 0)));
-    CHECK(outcome.code != 0 && outcome.in_place == 0);
+    CHECK_EQUAL(gio_submit_one(file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 0);
+    wait_for(bench.queue, &bench.done);
+    CHECK(bench.done.result < 0 && bench.done.in_place == 0);
     CHECK_EQUAL(gio_file_close(file), 0);
-    CHECK_EQUAL(gio_submit_one(file, GIO_READ, memory.at, 4096, 0, 0), -(int64_t)GIO_E_CLOSED);
+    CHECK_REFUSED(bench, gio_submit_one(file, GIO_READ, memory.at, 4096, 0, 0, &bench.done), GIO_E_CLOSED);
     gio_file_free(file);
     CHECK_FILE(bench.path, 1, 0, 4096);
 
@@ -1510,7 +2111,7 @@ static void test_open(void)
 
 typedef struct {
     bench *bench;
-    uint64_t ticket;
+    gio_completion held;
     unsigned char *memory;
     gio_event *event;
 } inherited;
@@ -1522,19 +2123,23 @@ static int use_inherited(void *argument)
     gio_queue *queue = have->bench->queue;
     gio_file *file = have->bench->file, *opened;
     gio_file_facts facts;
-    gio_outcome outcome;
+    gio_completion done, before;
     uint64_t number;
     uint32_t count = 9;
-    int32_t reserved;
+    int32_t reserved, woken = 0;
+
+    memset(&before, 0x5a, sizeof before);
+    done = before;
 
     const int32_t codes[] = {
-        gio_submit_one(file, GIO_WRITE, have->memory, 4096, 0, 0) == -(int64_t)GIO_E_FORKED ? GIO_E_FORKED : 0,
-        gio_operation_wait(queue, have->ticket, -1, &outcome),
-        gio_operation_wait_any(queue, &have->ticket, 1, -1, &number),
-        gio_operation_cancel(queue, have->ticket),
+        gio_submit_one(file, GIO_WRITE, have->memory, 4096, 0, 1, &done),
+        gio_transfer(file, GIO_WRITE, have->memory, 4096, 0, 1, -1, &done),
+        gio_operation_wait(queue, &have->held, -1),
+        gio_operation_cancel(queue, &have->held),
         queue_wait(queue, -1),
-        gio_queue_collect(queue, 0, NULL, &outcome, 1, &count),
-        gio_queue_release(queue, &outcome, 0),
+        gio_queue_peek(queue, 0, NULL, NULL, &number, 1, &count, &number),
+        gio_queue_seen(queue, 0),
+        gio_queue_wake(queue, &woken),
         gio_queue_listen(queue, have->event, 0),
         gio_queue_unlisten(queue, have->event),
         gio_queue_fault(queue, GIO_FAULT_NONE, 0, 0, 0),
@@ -1552,7 +2157,7 @@ static int use_inherited(void *argument)
             return 1 + (int)i;
     gio_queue_stats stats;
     gio_queue_read_stats(queue, &stats); /* cannot fail, and must not wait for a lock that nobody will give back */
-    if (gio_queue_poll_handle(queue) != -1 || count != 0)
+    if (gio_queue_poll_handle(queue) != -1 || count != 0 || woken != 0 || memcmp(&done, &before, sizeof done) != 0)
         return 100;
     if (gio_file_close(file) != 0)
         return 101;
@@ -1573,7 +2178,7 @@ static void test_fork(void)
     data_fill(memory.at, 64 * KIB, 1, 0);
     for (int in_flight = 0; in_flight < 2; in_flight++) { /* with an idle queue, with one that is being waited on */
         if (in_flight) {
-            have.ticket = hold_one(&bench, memory.at, 64 * KIB, 0);
+            hold_one(&bench, memory.at, 64 * KIB, 0, &have.held);
             CHECK_EQUAL(gio_thread_start(&waiter, release_later, &helper), 0);
         }
         int result = platform_in_forked_child(use_inherited, &have);
@@ -1583,8 +2188,8 @@ static void test_fork(void)
             CHECK_EQUAL(result, 0);
     }
     gio_thread_join(&waiter);
-    CHECK_MOVES(bench.queue, (int64_t)have.ticket, 64 * KIB); /* the parent's go on */
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0), 4096);
+    CHECK_ENDED(bench.queue, &have.held, 64 * KIB, 64 * KIB); /* the parent's go on */
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 4096, 0, 0, &bench.done), 4096);
     CHECK_FILE(bench.path, 1, 0, 64 * KIB);
     gio_event_free(have.event);
     pages_free(memory);
@@ -1629,20 +2234,20 @@ static void test_gone_memory(void)
     bench bench = bench_open(4, 64 * KIB, GIO_DIRECT_AUTO, 0);
     pages memory = pages_new(16384);
     data_fill(memory.at, 16384, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 16384, 0, 0), 16384);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 16384, 0, 0, &bench.done), 16384);
     for (size_t i = 0; i < sizeof offsets / sizeof offsets[0]; i++)
         for (int32_t direction = GIO_READ; direction <= GIO_WRITE; direction++)
             for (uint64_t skew = 0; skew < 2; skew++) {
                 gio_segment segments[2] = {segment_of(memory.at, 4096),
                                            segment_of(GONE + skew, 4096)};
-                uint64_t ticket =
-                    CHECK_TICKET(gio_submit(bench.file, direction, segments, 2, offsets[i], GIO_STAGE_ALL, 0));
-                gio_outcome outcome = outcome_of(bench.queue, ticket);
-                CHECK(outcome.code != 0);
-                CHECK(outcome.in_place <= 4096);
+                CHECK_EQUAL(gio_submit(bench.file, direction, segments, 2, offsets[i], GIO_STAGE_ALL, 0, &bench.done),
+                            0);
+                wait_for(bench.queue, &bench.done);
+                CHECK(bench.done.result < 0);
+                CHECK(bench.done.in_place <= 4096);
             }
     data_fill(memory.at, 16384, 1, 0);
-    CHECK_MOVES(bench.queue, gio_submit_one(bench.file, GIO_WRITE, memory.at, 16384, 0, 0), 16384);
+    CHECK_MOVES(bench, gio_submit_one(bench.file, GIO_WRITE, memory.at, 16384, 0, 0, &bench.done), 16384);
     CHECK_FILE(bench.path, 1, 0, 16384);
     pages_free(memory);
     bench_close(&bench);
@@ -1663,11 +2268,19 @@ static const test_case cases[] = {
     {"end_of_file", test_end_of_file},
     {"far_offsets", test_far_offsets},
     {"absurd_numbers", test_absurd_numbers},
-    {"outcomes", test_outcomes},
-    {"stale_tickets", test_stale_tickets},
-    {"wait_any", test_wait_any},
+    {"completions", test_completions},
+    {"without_a_name", test_without_a_name},
+    {"places_are_used_again", test_places_are_used_again},
+    {"nobody_looks", test_nobody_looks},
+    {"wait_for_any", test_wait_for_any},
     {"timeouts", test_timeouts},
+    {"transfer", test_transfer},
+    {"refused", test_refused},
     {"woken_by_others", test_woken_by_others},
+    {"wake", test_wake},
+    {"all_are_told", test_all_are_told},
+    {"two_look_and_see", test_two_look_and_see},
+    {"transfer_in_company", test_transfer_in_company},
     {"cancel", test_cancel},
     {"cancel_any_time", test_cancel_any_time},
     {"short_transfers", test_short_transfers},
@@ -1685,6 +2298,7 @@ static const test_case cases[] = {
     {"interrupted", test_interrupted},
     {"reserve", test_reserve},
     {"reserve_in_flight", test_reserve_in_flight},
+    {"calls", test_calls},
     {"reserve_and_fail", test_reserve_and_fail},
     {"open", test_open},
     {"fork", test_fork},

@@ -4,16 +4,55 @@
  * What the kernel writes (the rings of io_uring, the targets of reads) ThreadSanitizer does not see, so it neither
  * complains about that nor proves anything about it: no suppressions are needed. What it does see is that a buffer
  * which one thread hands over and another one fills or empties (staging) changes hands under the queue's lock.
+ *
+ * A completion lives in memory of its own, which is freed as soon as it is seen filled: often without a lock, while the
+ * thread that fills it is still about it. So the sanitizers find a write that comes after the last one.
  */
 #include "check.h"
 
-enum { KIB = 1024, WRITERS = 4, REGION = 256 * KIB, LARGEST = 48 * KIB };
+enum { KIB = 1024, WRITERS = 4, REGION = 256 * KIB, LARGEST = 48 * KIB, NAMES = 512 /* of each writer */ };
+
+/* A completion that others use, too: it goes only when none of them is about it. */
+typedef struct {
+    gio_mutex mutex;
+    gio_completion *completion; /* NULL: none at this moment */
+} slot;
+
+static void slot_put(slot *slot, gio_completion *completion)
+{
+    gio_mutex_lock(&slot->mutex);
+    slot->completion = completion;
+    gio_mutex_unlock(&slot->mutex);
+}
+
+/* Asks for what is there to be cancelled. 1: in time. */
+static int slot_cancel(slot *slot, gio_queue *queue)
+{
+    int32_t code = GIO_E_GONE;
+    gio_mutex_lock(&slot->mutex);
+    if (slot->completion)
+        code = gio_operation_cancel(queue, slot->completion);
+    gio_mutex_unlock(&slot->mutex);
+    CHECK(code == 0 || code == GIO_E_GONE);
+    return code == 0;
+}
+
+/* Memory that says nothing of how an operation has ended. */
+static gio_completion *completion_new(void)
+{
+    gio_completion *made = malloc(sizeof *made);
+    CHECK(made != NULL);
+    memset(made, 0x5a, sizeof *made);
+    return made;
+}
 
 typedef struct {
     gio_queue *queue;
     gio_file *file;
-    atomic_int stop;                      /* for those who go on until they are told */
-    atomic_uint_fast64_t tickets[WRITERS]; /* the writers' latest: for others to cancel and to wait for */
+    int troubled;
+    atomic_int stop;     /* for those who go on until they are told */
+    slot slots[WRITERS]; /* the writers' latest: for others to cancel and to wait for */
+    atomic_uchar named[1 + WRITERS * NAMES], told_of[1 + WRITERS * NAMES]; /* given to an operation; told to anybody */
     atomic_uint_fast64_t told, cancelled, moved;
 } shared;
 
@@ -21,22 +60,82 @@ typedef struct {
     shared *shared;
     uint64_t number;
     uint64_t rounds; /* 0: until the queue is closed */
+    uint64_t names;  /* given so far */
 } writer;
+
+/* Somebody who looks, and is woken when he is to stop. */
+typedef struct {
+    shared *shared;
+    int32_t woken;
+} looker;
 
 /* ---- what the threads do --------------------------------------------------------------------------------- */
 
-/* The operation has ended, whoever was told of it. Its code; that of one told to somebody else is lost, and -1. */
-static int32_t ended(shared *shared, uint64_t ticket, int release)
+/* A name that nobody has had before; for one in three none. Those who never stop take theirs again. */
+static uint64_t name_next(writer *me, uint64_t *state)
 {
-    gio_outcome outcome;
-    int32_t code = gio_operation_wait(shared->queue, ticket, LONG_NS, &outcome);
-    if (code == GIO_E_GONE)
-        return -1;
-    CHECK_EQUAL(code, 0);
-    CHECK_EQUAL(outcome.ticket, ticket);
-    if (release)
-        CHECK_EQUAL(gio_queue_release(shared->queue, &outcome, 1), 0);
-    return outcome.code;
+    if (random_next(state) % 3 == 0)
+        return 0;
+    uint64_t name = 1 + me->number * NAMES + me->names++ % NAMES;
+    CHECK(me->rounds == 0 || me->names <= NAMES);
+    atomic_store(&me->shared->named[name], 1);
+    return name;
+}
+
+static void note_told(shared *shared, const finished *found)
+{
+    for (uint32_t i = 0; i < found->count; i++) {
+        uint64_t name = found->names[i];
+        CHECK(name != 0 && name <= WRITERS * NAMES);
+        CHECK(atomic_load(&shared->named[name]));
+        atomic_store(&shared->told_of[name], 1);
+    }
+    atomic_fetch_add(&shared->told, found->count);
+}
+
+/* Waits in one of the ways there are until it is filled, and frees it at once. Its code. */
+static int32_t ended(shared *shared, slot *slot, gio_completion *completion, uint64_t length, uint64_t way)
+{
+    int32_t code;
+    if (way == 0) { /* looks at it, without the core */
+        int64_t deadline_ns = gio_deadline_ns(LONG_NS);
+        while (platform_acquire(&completion->result) == GIO_PENDING) {
+            CHECK(gio_now_ns() < deadline_ns);
+            platform_pause_ms(0);
+        }
+    } else if (way == 1) { /* now and then */
+        while ((code = gio_operation_wait(shared->queue, completion, 100 * 1000)) != 0)
+            CHECK(code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
+    } else {
+        CHECK_EQUAL(gio_operation_wait(shared->queue, completion, LONG_NS), 0);
+    }
+    int64_t result = platform_acquire(&completion->result);
+    uint64_t in_place = completion->in_place;
+    if (slot)
+        slot_put(slot, NULL);
+    free(completion);
+    CHECK(result != GIO_PENDING);
+    CHECK(result < 0 ? in_place <= length : (uint64_t)result == length && in_place == length);
+    return result < 0 ? (int32_t)-result : 0;
+}
+
+/* A call that changes nothing of what anybody has written, in line with all the others. Its code, or CLOSED. */
+static int32_t call_in_line(shared *shared, uint64_t *state)
+{
+    gio_completion *called = completion_new();
+    int32_t call = GIO_CALL_FLUSH + (int32_t)(random_next(state) % 3);
+    int32_t code = gio_submit_call(shared->file, call, WRITERS * REGION, 0, called);
+
+    if (code) {
+        free(called);
+        return code;
+    }
+    if (random_next(state) % 4 == 0) {
+        code = gio_operation_cancel(shared->queue, called);
+        CHECK(code == 0 || code == GIO_E_GONE);
+    }
+    code = ended(shared, NULL, called, 0, random_next(state) % 4);
+    return code == GIO_E_CANCELLED ? 0 : code;
 }
 
 /* Writes into a region of its own, in all ways there are, and reads back. */
@@ -44,6 +143,7 @@ static void *write_and_read(void *argument)
 {
     writer *me = argument;
     shared *shared = me->shared;
+    slot *slot = shared->troubled ? &shared->slots[me->number] : NULL;
     uint64_t state = me->number, begin = me->number * REGION;
     pages out = pages_new(3 * LARGEST), in = pages_new(3 * LARGEST);
 
@@ -58,45 +158,61 @@ static void *write_and_read(void *argument)
 
         data_fill(out.at, half, round, offset);
         data_fill(out.at + 2 * LARGEST, length - half, round, offset + half);
-        int64_t ticket = gio_submit(shared->file, GIO_WRITE, from, 2, offset, staging, round);
-        if (ticket == -(int64_t)GIO_E_CLOSED && me->rounds == 0)
+        gio_completion *written = completion_new();
+        int32_t code = gio_submit(shared->file, GIO_WRITE, from, 2, offset, staging, name_next(me, &state), written);
+        if (code == GIO_E_CLOSED && me->rounds == 0) {
+            free(written);
             break;
-        atomic_store(&shared->tickets[me->number], CHECK_TICKET(ticket));
-        int32_t code = ended(shared, (uint64_t)ticket, (int)(random_next(&state) % 2));
-        CHECK(code <= 0 || code == GIO_E_CANCELLED);
+        }
+        CHECK_EQUAL(code, 0);
+        if (slot)
+            slot_put(slot, written);
+        code = ended(shared, slot, written, length, random_next(&state) % 4);
+        CHECK(code == 0 || code == GIO_E_CANCELLED);
         if (code != 0)
             continue;
         atomic_fetch_add(&shared->moved, length);
-        ticket = gio_submit(shared->file, GIO_READ, to, 2, offset, staging, round);
-        if (ticket == -(int64_t)GIO_E_CLOSED && me->rounds == 0)
+        gio_completion *read = completion_new();
+        code = gio_submit(shared->file, GIO_READ, to, 2, offset, staging, name_next(me, &state), read);
+        if (code == GIO_E_CLOSED && me->rounds == 0) {
+            free(read);
             break;
-        code = ended(shared, CHECK_TICKET(ticket), 1);
-        CHECK_EQUAL(code > 0, 0);
-        if (code == 0) {
-            CHECK_EQUAL(data_compare(in.at, half, round, offset), half);
-            CHECK_EQUAL(data_compare(in.at + 2 * LARGEST, length - half, round, offset + half), length - half);
         }
+        CHECK_EQUAL(code, 0);
+        CHECK_EQUAL(ended(shared, NULL, read, length, random_next(&state) % 4), 0);
+        CHECK_EQUAL(data_compare(in.at, half, round, offset), half);
+        CHECK_EQUAL(data_compare(in.at + 2 * LARGEST, length - half, round, offset + half), length - half);
+        code = random_next(&state) % 4 ? 0 : call_in_line(shared, &state);
+        if (code == GIO_E_CLOSED && me->rounds == 0)
+            break;
+        CHECK_EQUAL(code, 0);
     }
     pages_free(out);
     pages_free(in);
     return NULL;
 }
 
-/* Collects and releases what it finds: some of it before the one who waits for it. */
+/* Looks and sees, one of several, until it is woken or the queue is closed. */
 static void *collect(void *argument)
 {
-    shared *shared = argument;
-    gio_outcome outcomes[3];
-    uint32_t count;
+    looker *me = argument;
+    finished found;
+    uint64_t position = 0;
 
-    while (!atomic_load(&shared->stop)) {
-        int32_t code = queue_wait(shared->queue, 2 * 1000 * 1000);
-        if (code == GIO_E_CLOSED)
+    for (;;) {
+        int32_t code = gio_queue_peek(me->shared->queue, LONG_NS, NULL, &me->woken, found.names, 3, &found.count,
+                                      &found.position);
+        if (code == GIO_E_INTERRUPTED)
+            continue;
+        CHECK(code == 0 || code == GIO_E_CLOSED);
+        if (found.count == 0) {
+            CHECK(code == GIO_E_CLOSED || me->woken);
             break;
-        CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
-        CHECK_EQUAL(gio_queue_collect(shared->queue, 0, NULL, outcomes, 3, &count), 0);
-        CHECK_EQUAL(gio_queue_release(shared->queue, outcomes, count), 0);
-        atomic_fetch_add(&shared->told, count);
+        }
+        CHECK(found.position >= position + found.count);
+        position = found.position;
+        note_told(me->shared, &found);
+        CHECK_EQUAL(gio_queue_seen(me->shared->queue, found.position), 0);
     }
     return NULL;
 }
@@ -104,10 +220,8 @@ static void *collect(void *argument)
 /* The same by way of an event, as an event loop does it. */
 static void *listen(void *argument)
 {
-    shared *shared = argument;
-    gio_outcome outcomes[2];
+    shared *shared = ((looker *)argument)->shared;
     gio_event *event;
-    uint32_t count;
 
     CHECK_EQUAL(gio_event_create(&event), 0);
     for (int attended = 0; !atomic_load(&shared->stop); attended = !attended) {
@@ -115,9 +229,9 @@ static void *listen(void *argument)
         for (int round = 0; round < 20 && !atomic_load(&shared->stop); round++) {
             if (gio_event_wait(event, 2 * 1000 * 1000) == 0)
                 gio_event_clear(event);
-            CHECK_EQUAL(gio_queue_collect(shared->queue, 0, event, outcomes, 2, &count), 0);
-            CHECK_EQUAL(gio_queue_release(shared->queue, outcomes, count), 0);
-            atomic_fetch_add(&shared->told, count);
+            finished found = look_at(shared->queue, event, 2);
+            note_told(shared, &found);
+            CHECK_EQUAL(gio_queue_seen(shared->queue, found.position), 0);
         }
         CHECK_EQUAL(gio_queue_unlisten(shared->queue, event), 0);
     }
@@ -127,14 +241,12 @@ static void *listen(void *argument)
 
 static void *cancel(void *argument)
 {
-    shared *shared = argument;
+    shared *shared = ((looker *)argument)->shared;
     uint64_t state = 99;
 
     while (!atomic_load(&shared->stop)) {
-        uint64_t ticket = atomic_load(&shared->tickets[random_next(&state) % WRITERS]);
-        int32_t code = gio_operation_cancel(shared->queue, ticket);
-        CHECK(code == 0 || code == GIO_E_GONE);
-        atomic_fetch_add(&shared->cancelled, code == 0);
+        int in_time = slot_cancel(&shared->slots[random_next(&state) % WRITERS], shared->queue);
+        atomic_fetch_add(&shared->cancelled, in_time);
         if (random_next(&state) % 8 == 0)
             platform_pause_ms(1);
     }
@@ -144,18 +256,23 @@ static void *cancel(void *argument)
 /* Waits for others' operations, looks at everything that can be looked at, makes transfers short. */
 static void *look(void *argument)
 {
-    shared *shared = argument;
-    uint64_t tickets[WRITERS], state = 7, index, size;
+    shared *shared = ((looker *)argument)->shared;
+    uint64_t state = 7, size;
 
     while (!atomic_load(&shared->stop)) {
-        for (int i = 0; i < WRITERS; i++)
-            tickets[i] = atomic_load(&shared->tickets[i]);
-        int32_t code = gio_operation_wait_any(shared->queue, tickets, WRITERS, 1000 * 1000, &index);
+        slot *slot = &shared->slots[random_next(&state) % WRITERS];
+        int32_t code = 0;
+        gio_mutex_lock(&slot->mutex);
+        if (slot->completion)
+            code = gio_operation_wait(shared->queue, slot->completion, 1000 * 1000);
+        CHECK(code != 0 || slot->completion == NULL || slot->completion->result != GIO_PENDING);
+        gio_mutex_unlock(&slot->mutex);
         CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_CLOSED || code == GIO_E_INTERRUPTED);
-        CHECK(code != 0 || index < WRITERS);
         code = gio_file_drain(shared->file, 100 * 1000);
         CHECK(code == 0 || code == GIO_E_TIMEOUT || code == GIO_E_CLOSED || code == GIO_E_INTERRUPTED);
         CHECK_EQUAL(gio_file_size(shared->file, &size), 0);
+        code = gio_file_flush(shared->file);
+        CHECK(code == 0 || code == GIO_E_TIMEOUT);
         gio_queue_stats stats = stats_of(shared->queue);
         CHECK(stats.finished <= stats.operations);
         gio_queue_poll_handle(shared->queue);
@@ -194,6 +311,8 @@ static void open_shared(shared *shared, uint32_t depth, int32_t direct)
     int written = snprintf(path, sizeof path, "%s/threads", folder);
     CHECK(written > 0 && (size_t)written < sizeof path);
     memset(shared, 0, sizeof *shared);
+    for (int i = 0; i < WRITERS; i++)
+        gio_mutex_init(&shared->slots[i].mutex);
     CHECK_EQUAL(gio_queue_open(backend, depth, 16 * KIB, &shared->queue), 0);
     CHECK_EQUAL(gio_file_open(shared->queue, platform_path(path), GIO_ACCESS_READ | GIO_ACCESS_WRITE,
                               GIO_OPEN_TRUNCATE, direct, 0, &shared->file, &facts),
@@ -209,6 +328,8 @@ static void close_shared(shared *shared)
     check_idle(shared->queue);
     gio_file_free(shared->file);
     gio_queue_free(shared->queue);
+    for (int i = 0; i < WRITERS; i++)
+        gio_mutex_destroy(&shared->slots[i].mutex);
     CHECK_EQUAL(remove(path), 0);
 }
 
@@ -217,25 +338,35 @@ static void everybody(uint32_t depth, int32_t direct, uint64_t rounds, int troub
 {
     void *(*const bodies[])(void *) = {collect, collect, listen, look, cancel};
     enum { BODIES = 5 };
-    shared shared;
+    static shared shared;
     writer writers[WRITERS];
+    looker lookers[BODIES];
     gio_thread threads[WRITERS], others[BODIES];
     int bodies_used = troubled ? BODIES : 3;
     int64_t begin_ns = gio_now_ns();
 
     open_shared(&shared, depth, direct);
-    for (int i = 0; i < bodies_used; i++)
-        CHECK_EQUAL(gio_thread_start(&others[i], bodies[i], &shared), 0);
+    shared.troubled = troubled;
+    for (int i = 0; i < bodies_used; i++) {
+        lookers[i] = (looker){&shared, 0};
+        CHECK_EQUAL(gio_thread_start(&others[i], bodies[i], &lookers[i]), 0);
+    }
     for (uint64_t i = 0; i < WRITERS; i++) {
-        writers[i] = (writer){&shared, i, rounds};
+        writers[i] = (writer){&shared, i, rounds, 0};
         CHECK_EQUAL(gio_thread_start(&threads[i], write_and_read, &writers[i]), 0);
     }
     for (int i = 0; i < WRITERS; i++)
         gio_thread_join(&threads[i]);
     atomic_store(&shared.stop, 1);
-    for (int i = 0; i < bodies_used; i++)
+    for (int i = 0; i < bodies_used; i++) {
+        if (bodies[i] == collect)
+            CHECK_EQUAL(gio_queue_wake(shared.queue, &lookers[i].woken), 0);
         gio_thread_join(&others[i]);
-    printf("%.1f s: %" PRIu64 " KiB written, %" PRIu64 " outcomes told to others, %" PRIu64 " cancellations\n",
+    }
+    for (int name = 0; name <= WRITERS * NAMES; name++) /* what anybody has seen was told to him */
+        CHECK_EQUAL(atomic_load(&shared.told_of[name]), atomic_load(&shared.named[name]));
+    CHECK_EQUAL(look_at(shared.queue, NULL, 1).count, 0);
+    printf("%.1f s: %" PRIu64 " KiB written, %" PRIu64 " names told, %" PRIu64 " cancellations\n",
            (double)(gio_now_ns() - begin_ns) / 1e9,
            (uint64_t)atomic_load(&shared.moved) / KIB, (uint64_t)atomic_load(&shared.told),
            (uint64_t)atomic_load(&shared.cancelled));
@@ -246,15 +377,16 @@ static void everybody(uint32_t depth, int32_t direct, uint64_t rounds, int troub
 /* The queue is closed, by two at once, under everybody's hands. */
 static void closed_at_work(void)
 {
-    shared shared;
+    static shared shared;
     writer writers[WRITERS];
+    looker looker = {&shared, 0};
     gio_thread threads[WRITERS], collector, listener, closers[2];
 
     open_shared(&shared, 4, GIO_DIRECT_AUTO);
-    CHECK_EQUAL(gio_thread_start(&collector, collect, &shared), 0);
-    CHECK_EQUAL(gio_thread_start(&listener, listen, &shared), 0);
+    CHECK_EQUAL(gio_thread_start(&collector, collect, &looker), 0);
+    CHECK_EQUAL(gio_thread_start(&listener, listen, &looker), 0);
     for (uint64_t i = 0; i < WRITERS; i++) {
-        writers[i] = (writer){&shared, i, 0};
+        writers[i] = (writer){&shared, i, 0, 0};
         CHECK_EQUAL(gio_thread_start(&threads[i], write_and_read, &writers[i]), 0);
     }
     for (int i = 0; i < 2; i++)
@@ -269,39 +401,57 @@ static void closed_at_work(void)
     close_shared(&shared);
 }
 
-/* Threads that submit and end at once: others are told. */
+/* Threads that submit and end at once: others are told, by names that lead to the completions. */
+typedef struct {
+    gio_completion completion;
+    uint64_t index;
+} named;
+
 static void *submit_and_end(void *argument)
 {
     writer *me = argument;
     static _Alignas(4096) unsigned char zeros[4096];
-    for (uint64_t i = 0; i < me->rounds; i++)
-        CHECK_TICKET(gio_submit_one(me->shared->file, GIO_WRITE, zeros, 4096, me->number * REGION + i * 4096, i));
+    for (uint64_t i = 0; i < me->rounds; i++) {
+        named *made = malloc(sizeof *made);
+        CHECK(made != NULL);
+        made->index = me->number * me->rounds + i;
+        CHECK_EQUAL(gio_submit_one(me->shared->file, GIO_WRITE, zeros, 4096, me->number * REGION + i * 4096,
+                                   (uint64_t)(uintptr_t)made, &made->completion),
+                    0);
+    }
     return NULL;
 }
 
 static void submitters_that_end(void)
 {
     enum { ROUNDS = 32 };
-    shared shared;
+    static shared shared;
     writer writers[WRITERS];
     gio_thread threads[WRITERS];
-    gio_outcome outcomes[16];
-    uint32_t count, seen = 0;
+    unsigned char told_of[WRITERS * ROUNDS];
+    uint32_t seen = 0;
 
+    memset(told_of, 0, sizeof told_of);
     open_shared(&shared, 8, GIO_DIRECT_AUTO);
     for (uint64_t i = 0; i < WRITERS; i++) {
-        writers[i] = (writer){&shared, i, ROUNDS};
+        writers[i] = (writer){&shared, i, ROUNDS, 0};
         CHECK_EQUAL(gio_thread_start(&threads[i], submit_and_end, &writers[i]), 0);
+    }
+    while (seen < WRITERS * ROUNDS) { /* some of them while the others are still being submitted */
+        CHECK_EQUAL(queue_wait(shared.queue, LONG_NS), 0);
+        finished found = look_at(shared.queue, NULL, 16);
+        for (uint32_t i = 0; i < found.count; i++) {
+            named *ended = (named *)(uintptr_t)found.names[i];
+            CHECK_EQUAL(ended->completion.result, 4096);
+            CHECK_EQUAL(told_of[ended->index]++, 0);
+            free(ended); /* before it is seen */
+        }
+        CHECK_EQUAL(gio_queue_seen(shared.queue, found.position), 0);
+        seen += found.count;
     }
     for (int i = 0; i < WRITERS; i++)
         gio_thread_join(&threads[i]);
-    for (; seen < WRITERS * ROUNDS; seen += count) {
-        CHECK_EQUAL(queue_wait(shared.queue, LONG_NS), 0);
-        CHECK_EQUAL(gio_queue_collect(shared.queue, 0, NULL, outcomes, 16, &count), 0);
-        for (uint32_t i = 0; i < count; i++)
-            CHECK_EQUAL(outcomes[i].code, 0);
-        CHECK_EQUAL(gio_queue_release(shared.queue, outcomes, count), 0);
-    }
+    CHECK_EQUAL(look_at(shared.queue, NULL, 1).count, 0);
     close_shared(&shared);
 }
 
@@ -315,7 +465,7 @@ enum { FOUR = 4, CLOSER_ROUNDS = 40, MOST_ROUNDS = 60 };
 typedef struct {
     gio_queue *queue;
     int frees_queue; /* the closer does: who still has a file keeps what is left of it */
-    atomic_uint_fast64_t tickets[FOUR];
+    slot slots[FOUR];
     atomic_uint_fast64_t right, failed, refused; /* writes that were compared; transfers that failed; CLOSED */
 } crowd;
 
@@ -345,13 +495,15 @@ static int open_member_file(member *me)
 }
 
 /* Closed under what is in flight, if anything is. */
-static void reopen(member *me, uint64_t ticket)
+static void reopen(member *me, int in_flight)
 {
     int32_t code = gio_file_close(me->file);
-    CHECK(code == 0 || (code == GIO_E_TIMEOUT && ticket != 0));
+    CHECK(code == 0 || (code == GIO_E_TIMEOUT && in_flight));
     if (code == GIO_E_TIMEOUT)
         return;
-    CHECK_EQUAL(gio_submit_one(me->file, GIO_READ, me->in.at, 512, 0, 0), -(int64_t)GIO_E_CLOSED);
+    gio_completion untouched = {.result = 7, .in_place = 8, .ticket = 9};
+    CHECK_EQUAL(gio_submit_one(me->file, GIO_READ, me->in.at, 512, 0, 1, &untouched), GIO_E_CLOSED);
+    CHECK(untouched.result == 7 && untouched.in_place == 8 && untouched.ticket == 9);
     gio_file_free(me->file);
     if (!open_member_file(me))
         atomic_fetch_add(&me->crowd->refused, 1);
@@ -394,55 +546,74 @@ static void make_trouble(member *me)
 }
 
 /* Everybody waits like this, so that what one of them has held is let go of by another. */
-static gio_outcome ended_in_trouble(member *me, uint64_t ticket)
+static gio_completion ended_in_trouble(member *me, gio_completion *completion)
 {
     gio_queue *queue = me->crowd->queue;
-    gio_outcome outcome;
     int32_t code;
-    memset(&outcome, 0, sizeof outcome);
-    while ((code = gio_operation_wait(queue, ticket, 2 * 1000 * 1000, &outcome)) == GIO_E_TIMEOUT)
-        CHECK_EQUAL(gio_queue_fault(queue, GIO_FAULT_NONE, 0, 0, 0), 0);
-    CHECK_EQUAL(code, 0);
-    CHECK_EQUAL(outcome.ticket, ticket);
+
+    if (choose(me, 3) == 0)
+        while (platform_acquire(&completion->result) == GIO_PENDING) {
+            CHECK_EQUAL(gio_queue_fault(queue, GIO_FAULT_NONE, 0, 0, 0), 0);
+            platform_pause_ms(1);
+        }
+    else
+        while ((code = gio_operation_wait(queue, completion, 2 * 1000 * 1000)) != 0) {
+            CHECK(code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED);
+            CHECK_EQUAL(gio_queue_fault(queue, GIO_FAULT_NONE, 0, 0, 0), 0);
+        }
+    CHECK(platform_acquire(&completion->result) != GIO_PENDING);
+    gio_completion filled = *completion;
+    slot_put(&me->crowd->slots[me->number], NULL);
+    free(completion);
     if (me->file != NULL && choose(me, 4) == 0)
         reopen(me, 0); /* the operation has ended: nothing of it needs the file any more */
-    CHECK_EQUAL(gio_queue_release(queue, &outcome, 1), 0);
-    return outcome;
+    return filled;
 }
 
 /* One transfer in one of the ways there are. Whether all of it was moved. */
 static int transfer(member *me, int32_t direction, unsigned char *memory, uint64_t length, uint64_t offset)
 {
-    uint64_t half = length / 2, way = choose(me, 4), offsets[2] = {offset, offset + half};
+    uint64_t half = length / 2, way = choose(me, 5), offsets[2] = {offset, offset + half};
     gio_segment segments[2] = {segment_of(memory, half), segment_of(memory + half, length - half)};
     gio_batch batch = {NULL};
-    int64_t ticket;
+    gio_completion *completion = completion_new();
+    uint64_t name = choose(me, 2) ? 1 + me->number : 0;
+    int32_t code;
 
     if (choose(me, 4) == 0)
         CHECK_EQUAL(gio_queue_batch(me->crowd->queue, &batch), 0);
     if (way == 0)
-        ticket = gio_submit_one(me->file, direction, memory, length, offset, 0);
+        code = gio_submit_one(me->file, direction, memory, length, offset, name, completion);
     else if (way == 1)
-        ticket = gio_submit_batch(me->file, direction, segments, offsets, 2, 0);
-    else
-        ticket = gio_submit(me->file, direction, segments, 2, offset, way == 2 ? GIO_STAGE_RAGGED : GIO_STAGE_ALL, 0);
-    if (ticket > 0) {
-        atomic_store(&me->crowd->tickets[me->number], (uint64_t)ticket);
+        code = gio_submit_batch(me->file, direction, segments, offsets, 2, name, completion);
+    else if (way == 2) {
+        completion->result = GIO_PENDING;
+        code = gio_transfer(me->file, direction, memory, length, offset, name, 1000 * 1000, completion);
+        CHECK(code != 0 || completion->result != GIO_PENDING);
+        CHECK(code != GIO_E_CLOSED || completion->result == GIO_PENDING);
+        if (code == GIO_E_TIMEOUT || code == GIO_E_INTERRUPTED)
+            code = 0; /* it goes on */
+    } else
+        code = gio_submit(me->file, direction, segments, 2, offset, way == 3 ? GIO_STAGE_RAGGED : GIO_STAGE_ALL, name,
+                          completion);
+    if (code == 0) {
+        slot_put(&me->crowd->slots[me->number], completion);
         if (choose(me, 6) == 0)
-            gio_operation_cancel(me->crowd->queue, atomic_load(&me->crowd->tickets[choose(me, FOUR)]));
+            slot_cancel(&me->crowd->slots[choose(me, FOUR)], me->crowd->queue);
         if (choose(me, 4) == 0)
-            reopen(me, (uint64_t)ticket);
+            reopen(me, 1);
     }
     gio_batch_end(&batch);
-    if (ticket < 0) {
-        CHECK_EQUAL(ticket, -(int64_t)GIO_E_CLOSED);
+    if (code != 0) {
+        CHECK_EQUAL(code, GIO_E_CLOSED);
+        free(completion);
         atomic_fetch_add(&me->crowd->refused, 1);
         return 0;
     }
-    gio_outcome outcome = ended_in_trouble(me, (uint64_t)ticket);
-    CHECK(outcome.code == 0 ? outcome.transferred == length : outcome.transferred == 0 && outcome.in_place <= length);
-    atomic_fetch_add(&me->crowd->failed, outcome.code != 0);
-    return outcome.code == 0;
+    gio_completion ended = ended_in_trouble(me, completion);
+    CHECK(ended.result < 0 ? ended.in_place <= length : (uint64_t)ended.result == length && ended.in_place == length);
+    atomic_fetch_add(&me->crowd->failed, ended.result < 0);
+    return ended.result >= 0;
 }
 
 static void write_and_compare(member *me, uint64_t round)
@@ -531,8 +702,10 @@ static void four(uint64_t seed, crowd *crowd)
 
     CHECK_EQUAL(gio_queue_open(backend, depths[seed % 4], 16 * KIB, &crowd->queue), 0);
     crowd->frees_queue = (int)(seed / 4 % 2);
-    for (uint64_t i = 0; i < FOUR; i++)
+    for (uint64_t i = 0; i < FOUR; i++) {
+        gio_mutex_init(&crowd->slots[i].mutex);
         join_crowd(&members[i], crowd, i, seed);
+    }
     for (uint64_t i = 0; i < FOUR; i++)
         CHECK_EQUAL(gio_thread_start(&threads[i], do_everything, &members[i]), 0);
     for (uint64_t i = 0; i < FOUR; i++)
@@ -541,8 +714,10 @@ static void four(uint64_t seed, crowd *crowd)
         check_idle(crowd->queue);
         gio_queue_free(crowd->queue);
     }
-    for (uint64_t i = 0; i < FOUR; i++)
+    for (uint64_t i = 0; i < FOUR; i++) {
+        gio_mutex_destroy(&crowd->slots[i].mutex);
         CHECK_EQUAL(remove(members[i].path), 0);
+    }
 }
 
 /* The threads meet as they like: the same seed does not do quite the same twice. */

@@ -1,0 +1,1 @@
+"""Files and memory as arrays, shared by a name."""
