@@ -201,13 +201,13 @@ def test_cancelling_in_the_middle(disk_dir: Path, backend: str) -> None:
                 with pytest.raises(gio.CancelledError) as told:
                     operation.result(FOREVER)
             assert queue.stats()["writes"] == 4
-    # The fourth may still have been waiting for the third, which grows the file, and was dropped. To a port such writes
-    # are issued by another thread, and in flight there are any two of the four.
-    least = 0 if backend == "iocp" else 3
+    # The third and fourth may still have been waiting, inside the kernel or for a thread, and were dropped, in any
+    # order. To a port such writes are issued by another thread, and in flight there are any two of the four.
+    least = 0 if backend == "iocp" else 2
     in_place = next(n * request for n in range(least, 5) if f"first {n * request} bytes are in" in str(told.value))
     content = (disk_dir / "file").read_bytes()
     assert_same_bytes(content[:in_place], data[:in_place])
-    assert len(content) == in_place or (backend == "iocp" and len(content) <= 4 * request)
+    assert in_place <= len(content) <= 4 * request
 
 
 def test_cancelling_what_the_kernel_has(f: gio.File) -> None:
