@@ -1077,9 +1077,9 @@ def test_the_working_directory_is_the_same_one_afterwards(tmp_path: Path, monkey
 
 @not_on_windows("it has no /proc")
 def test_bench_without_proc(disk_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    from gatherio import _folders, info
+    from gatherio import _folders
 
-    for module in (_folders, sys.modules[info.__module__]):
+    for module in (_folders, sys.modules["gatherio.info"]):
         monkeypatch.setattr(module, "path_of", lambda descriptor: "")
     assert study([str(disk_dir), *QUICK]) == 0, capfd.readouterr().err
     assert list(disk_dir.iterdir()) == [] and _folders.named("x/") == "x/"
@@ -1087,7 +1087,7 @@ def test_bench_without_proc(disk_dir: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 @not_on_windows("it has no /proc")
 def test_info_tells_the_folders_name(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules[gio.info.__module__]
+    module = sys.modules["gatherio.info"]
 
     def fail(name: str, *_: Any) -> None:
         raise OSError(24, "Too many open files", name)
