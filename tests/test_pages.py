@@ -417,14 +417,16 @@ def test_what_cannot_be_faulted_in_is_an_error(disk_dir: Path) -> None:
         assert libc.mprotect(ctypes.c_void_p(a.ctypes.data), a.nbytes, mmap.PROT_READ) == 0
         tell(a)
         path = sys.argv[1]
-        for make in (lambda: np.memmap(path, "u1", "r+"), lambda: gio.Mapping(path).array(8 * PAGE, "u1")):
+        for make in (lambda: np.memmap(path, "u1", "r+"), lambda: gio.Mapping(path)):
             with open(path, "wb") as file:
                 file.write(bytes(8 * PAGE))
-            array = make()
+            mapped = make()
+            array = mapped if isinstance(mapped, np.ndarray) else mapped.array(8 * PAGE, "u1")
             tell(array)
             os.truncate(path, 3 * PAGE)
             tell(array)
             tell(array[: 2 * PAGE])
+        mapped.close()
         hole = gio.empty(4 * PAGE, "u1", prefault=False)
         assert libc.munmap(ctypes.c_void_p(hole.ctypes.data + PAGE), PAGE) == 0
         tell(hole)

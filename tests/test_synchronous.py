@@ -229,7 +229,7 @@ def test_one_system_call(disk_dir: Path, tmp_path: Path) -> None:
     enters = [line for line in made if line.startswith("io_uring_enter")]
     assert 200 <= len(enters) <= 210  # a few are woken early
     others = ("io_uring_enter", "futex", "close", "newfstatat", "fstat", "ioctl", "lseek")  # of the markers and the GIL
-    rest = [line for line in made if not line.startswith(others)]
+    rest = [line for line in made if not line.startswith((*others, "<..."))]  # halves of what was cut
     assert not rest, rest
 
 
