@@ -161,7 +161,7 @@ class Engine:
         self.bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
         self.callbacks = 0  # that wait for their operation
         self._attended = 0
-        self._sleepers: list[Any] = []  # flags of those who wait in `take_some`
+        self._sleepers: list[Any] = []  # flags of those in `wait_to_take`
         self._attendant: threading.Thread | None = None
         _look_after_others()
         _turns.append(weakref.ref(self))
@@ -378,9 +378,7 @@ class Engine:
             else:
                 self.untold[operation._key] = operation
             operation._handed_on = True
-        for woken in list(
-            self._sleepers
-        ):  # the core has nothing to tell them, where this thread has taken the name over
+        for woken in list(self._sleepers):  # the core has nothing to tell them, where this thread has seen the name
             lib.gio_queue_wake(self.native, woken)
 
     def _keep_told(self, operation: InFlight) -> None:
@@ -526,7 +524,7 @@ def new_event() -> Any:
 
 
 def _attend(reference: weakref.ref[Engine]) -> None:
-    """Body of the thread that calls callbacks. It ends when none has been waiting for a second."""
+    """Body of the thread that calls callbacks. It ends when none is waiting, once a second."""
     engine = reference()
     while engine is not None and not engine.closed:
         try:
@@ -547,17 +545,15 @@ def _attend(reference: weakref.ref[Engine]) -> None:
 
 
 def _call_callbacks(engine: Engine, event: Any) -> None:
-    idle_since = time.monotonic()
+    counted = time.monotonic()
     while not engine.closed:
         lib.gio_event_wait(event, SLICE_NS)
         lib.gio_event_clear(event)
         _look(engine)
-        if engine.callbacks and time.monotonic() - idle_since < 1:
-            continue
-        if time.monotonic() - idle_since > 1 and engine.attendant_leaves():
-            return
-        if engine.callbacks:
-            idle_since = time.monotonic()
+        if time.monotonic() - counted > 1:
+            if engine.attendant_leaves():
+                return
+            counted = time.monotonic()
 
 
 def _look(engine: Engine) -> None:

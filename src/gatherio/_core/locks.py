@@ -106,8 +106,17 @@ def _try(file: File, offset: int, length: int, exclusive: bool) -> Lock:
     raise error(code, f"locking {_range(offset, length)}{'' if exclusive else ', shared'}", file.name)
 
 
-def _give_up(file: File, offset: int, length: int, timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"not locked within {timeout} s: {_range(offset, length)} of {file.name!r}")
+def _try_in_time(
+    file: File, offset: int, length: int, exclusive: bool, deadline: int | None, timeout: float | None
+) -> Lock | None:
+    """The lock; None: another one is in the way, and there is time left."""
+    try:
+        return _try(file, offset, length, exclusive)
+    except LockedError as failure:
+        if is_over(deadline):
+            text = f"not locked within {timeout} s: {_range(offset, length)} of {file.name!r}"
+            raise TimeoutError(text) from failure
+        return None
 
 
 def acquire(file: File, offset: int, length: int, exclusive: bool, wait: bool, timeout: float | None) -> Lock:
@@ -118,14 +127,10 @@ def acquire(file: File, offset: int, length: int, exclusive: bool, wait: bool, t
         return _try(file, offset, length, exclusive)
     deadline = deadline_ns(timeout)
     delay = _FIRST_DELAY
-    while True:
-        try:
-            return _try(file, offset, length, exclusive)
-        except LockedError as failure:
-            if is_over(deadline):
-                raise _give_up(file, offset, length, timeout) from failure
+    while (lock := _try_in_time(file, offset, length, exclusive, deadline, timeout)) is None:
         time.sleep(delay)
         delay = min(2 * delay, _LAST_DELAY)
+    return lock
 
 
 async def acquire_async(file: File, offset: int, length: int, exclusive: bool, timeout: float | None) -> Lock:
@@ -133,14 +138,10 @@ async def acquire_async(file: File, offset: int, length: int, exclusive: bool, t
     offset, length = checked_range(offset, length)
     deadline = deadline_ns(timeout)
     delay = _FIRST_DELAY
-    while True:
-        try:
-            return _try(file, offset, length, exclusive)
-        except LockedError as failure:
-            if is_over(deadline):
-                raise _give_up(file, offset, length, timeout) from failure
+    while (lock := _try_in_time(file, offset, length, exclusive, deadline, timeout)) is None:
         await asyncio.sleep(delay)
         delay = min(2 * delay, _LAST_DELAY)
+    return lock
 
 
 def release(file: File, offset: int, length: int) -> None:
