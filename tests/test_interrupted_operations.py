@@ -8,16 +8,15 @@ from __future__ import annotations
 import dis
 import errno
 import gc
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
 from oracle import FOREVER, ON_WINDOWS, PAGE, assert_same_bytes, fault, pages, placed, words
-from test_interrupts import PACKAGE, Books, Stop
+from test_interrupts import Books, Interruption
+from test_interrupts import interrupted as broken_off
 from test_interrupts import quiet as quiet
 
 import gatherio as gio
@@ -26,50 +25,22 @@ import gatherio as gio
 LOOKS = ("CALL", "JUMP_BACKWARD", "POP_JUMP_BACKWARD", "RESUME", "JUMP_ABSOLUTE")
 
 
-class Interruption:
+class WherePythonLooks(Interruption):
     """Raises `Stop` at the n-th place where Python looks at signals, if there are so many."""
 
     def __init__(self, n: int) -> None:
-        self._left = n
-        self._behind: dict[int, str] = {}  # by frame
-        self.where = ""
+        super().__init__(n)
+        self._behind: dict[int, tuple[object, str]] = {}  # by the frame's number, which another one may get later
 
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            behind = self._behind.get(id(frame), "")
-            self._behind[id(frame)] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if behind.startswith(LOOKS):
-                self._left -= 1
-                if self._left == -1:
-                    self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}, {frame.f_code.co_name}"
-                    raise Stop
-        elif event == "return":
-            self._behind.pop(id(frame), None)
-        return self._trace
-
-    def __enter__(self) -> None:
-        sys.settrace(self._trace)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+    def _counts(self, frame: FrameType) -> bool:
+        code, behind = self._behind.get(id(frame), (None, ""))
+        self._behind[id(frame)] = frame.f_code, dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        return code is frame.f_code and behind.startswith(LOOKS)
 
 
 def interrupted(call: Callable[[], object]) -> Iterator[tuple[Interruption, BaseException]]:
     """Let the call be broken off at each such place in turn."""
-    n = 0
-    while True:
-        interruption = Interruption(n)
-        try:
-            with interruption:
-                call()
-        except Stop as stop:
-            yield interruption, stop
-        if not interruption.where:
-            return
-        n += 1
+    return broken_off(call, WherePythonLooks)
 
 
 @pytest.fixture(params=["sync", "threads"] if not ON_WINDOWS else ["iocp"])

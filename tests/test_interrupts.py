@@ -49,12 +49,16 @@ class Interruption:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
+        if event == "opcode" and self._counts(frame):
             if self._left == 0:
                 self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}, {frame.f_code.co_name}"
                 raise Stop
             self._left -= 1
         return self._trace
+
+    def _counts(self, frame: FrameType) -> bool:
+        """Whether this instruction is one of them."""
+        return True
 
     def __enter__(self) -> None:
         sys.settrace(self._trace)
@@ -63,11 +67,13 @@ class Interruption:
         sys.settrace(None)
 
 
-def interrupted(call: Callable[[], object]) -> Iterator[tuple[Interruption, BaseException]]:
+def interrupted(
+    call: Callable[[], object], kind: type[Interruption] = Interruption
+) -> Iterator[tuple[Interruption, BaseException]]:
     """Let the call be broken off at each of its instructions in turn. The exception is alive, and its traceback."""
     n = 0
     while True:
-        interruption = Interruption(n)
+        interruption = kind(n)
         try:
             with interruption:
                 call()
